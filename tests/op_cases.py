@@ -1,0 +1,101 @@
+"""One table of calls for every operation: shapes that broadcast, repeat, tie and split, as float64 arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinymoe import ops
+from tinymoe.backend import current
+
+_rng = np.random.default_rng(0)
+
+
+def r(*shape: int) -> np.ndarray:
+    return _rng.standard_normal(shape)
+
+
+def positive(*shape: int) -> np.ndarray:
+    return np.abs(r(*shape)) + 0.5
+
+
+def on_backend(array: np.ndarray) -> Any:
+    return current().asarray(array)
+
+
+_angles = r(1, 5, 3)
+_cos, _sin = np.cos(_angles), np.sin(_angles)
+_targets = np.array([[1, -100, 3], [0, 4, -100]])
+_documents = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]])
+_ids = np.array([[0, 2, 2], [5, 0, 2]])
+
+
+def _attend(q: Any, k: Any, v: Any, documents: bool = False) -> Any:
+    d = on_backend(_documents) if documents else None
+    return ops.attention(q, k, v, scale=0.4, q_documents=d if d is None else d[:, -q.shape[1] :], k_documents=d)
+
+
+CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
+    "add": (ops.add, (r(3, 4), r(3, 4))),
+    "add broadcast": (ops.add, (r(2, 1, 4), r(3, 1))),
+    "add itself": (lambda a: a + a, (r(3),)),
+    "sub broadcast": (ops.sub, (r(3, 4), r(4))),
+    "sub from number": (lambda a: 2.0 - a, (r(3),)),
+    "mul broadcast": (ops.mul, (r(3, 4), r(3, 1))),
+    "mul number": (lambda a: 3.0 * a, (r(3),)),
+    "div broadcast": (ops.div, (r(3, 4), positive(4))),
+    "div number by": (lambda a: 2.0 / a, (positive(3),)),
+    "neg": (ops.neg, (r(3),)),
+    "power": (lambda a: a**3, (r(3, 2),)),
+    "power root": (lambda a: a.sqrt(), (positive(3, 2),)),
+    "exp": (ops.exp, (r(3, 2),)),
+    "log": (ops.log, (positive(3, 2),)),
+    "tanh": (ops.tanh, (r(3, 2),)),
+    "sigmoid": (ops.sigmoid, (3 * r(3, 2),)),
+    "relu": (ops.relu, (r(3, 5),)),
+    "silu": (ops.silu, (r(3, 5),)),
+    "sum": (ops.sum, (r(3, 4),)),
+    "sum axis": (lambda a: a.sum(axis=1), (r(3, 4, 2),)),
+    "sum axes keepdims": (lambda a: a.sum(axis=(0, 2), keepdims=True), (r(3, 4, 2),)),
+    "mean": (ops.mean, (r(3, 4),)),
+    "mean axis": (lambda a: a.mean(axis=-1), (r(3, 4),)),
+    "max": (ops.max, (r(3, 4),)),
+    "max axis": (lambda a: a.max(axis=0), (r(3, 4),)),
+    "max keepdims": (lambda a: a.max(axis=1, keepdims=True), (r(3, 4),)),
+    "reshape": (lambda a: a.reshape(4, -1), (r(3, 4),)),
+    "transpose": (lambda a: a.transpose(2, 0, 1), (r(3, 4, 2),)),
+    "transpose all": (lambda a: a.T, (r(3, 4, 2),)),
+    "getitem slice": (lambda a: a[1:, ::2], (r(3, 4),)),
+    "getitem repeated": (lambda a: a[on_backend(np.array([0, 2, 2, 0]))], (r(3, 4),)),
+    "concatenate": (lambda a, b: ops.concatenate(a, b, axis=1), (r(3, 2), r(3, 4))),
+    "matmul": (ops.matmul, (r(3, 4), r(4, 2))),
+    "matmul batched": (ops.matmul, (r(2, 3, 4), r(2, 4, 2))),
+    "matmul broadcast": (ops.matmul, (r(2, 1, 3, 4), r(5, 4, 2))),
+    "linear": (ops.linear, (r(2, 3, 4), r(5, 4))),
+    "linear bias": (ops.linear, (r(2, 3, 4), r(5, 4), r(5))),
+    "softmax": (ops.softmax, (r(3, 5),)),
+    "log_softmax": (ops.log_softmax, (r(3, 5),)),
+    "embedding repeated": (lambda table: ops.embedding(table, ids=on_backend(_ids)), (r(6, 4),)),
+    "rms_norm": (lambda x, w: ops.rms_norm(x, w, eps=1e-5), (r(2, 3, 8), r(8))),
+    "rms_norm many rows": (lambda x, w: ops.rms_norm(x, w, eps=1e-5), (r(40, 3), r(3))),
+    "rope": (
+        lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
+        (r(2, 5, 3, 6),),
+    ),
+    "swiglu": (ops.swiglu, (r(2, 3, 4), r(2, 3, 4))),
+    "attention": (_attend, (r(2, 5, 4, 3), r(2, 5, 4, 3), r(2, 5, 4, 3))),
+    "attention grouped": (_attend, (r(2, 5, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 3))),
+    "attention one key head": (_attend, (r(2, 5, 4, 3), r(2, 5, 1, 3), r(2, 5, 1, 3))),
+    "attention late queries": (_attend, (r(2, 2, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 3))),
+    "attention one token": (_attend, (r(1, 1, 2, 3), r(1, 1, 2, 3), r(1, 1, 2, 3))),
+    "attention documents": (
+        lambda q, k, v: _attend(q, k, v, documents=True),
+        (r(2, 5, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 3)),
+    ),
+    "linear_cross_entropy": (
+        lambda x, w: ops.linear_cross_entropy(x, w, targets=on_backend(_targets)),
+        (r(2, 3, 4), r(5, 4)),
+    ),
+}

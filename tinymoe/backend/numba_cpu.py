@@ -1,0 +1,347 @@
+"""The fast CPU backend: the reference's hot kernels as parallel loops that touch memory once.
+
+Matrix products stay with NumPy's BLAS, which already runs at the processor's peak. What is fused here is
+everything between them, where NumPy makes one pass over memory, and one temporary array, per operation.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import config
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic, overload
+
+from .reference import Array, ReferenceBackend
+
+# OpenMP's threads keep spinning beside BLAS's own and the two fight for the cores (8 ms instead of 1.2 for a
+# product and one kernel); the work-queue layer's threads sleep. It must be chosen before the first parallel kernel.
+config.THREADING_LAYER = "workqueue"  # pyright: ignore[reportAttributeAccessIssue]
+
+# The work-queue layer aborts the process when two Python threads enter it at once.
+_one_at_a_time = threading.RLock()
+
+# NaN and infinity must pass through (they are how a bad step is noticed), so only the harmless flags are set.
+_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+SMALL = 8192
+
+
+def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a parallel kernel, once per machine (the machine code is kept on disk), and let one run at a time."""
+    compiled = numba.njit(parallel=True, fastmath=_FASTMATH, cache=True, error_model="numpy")(function)
+
+    def run(*arguments: Any) -> Any:
+        with _one_at_a_time:
+            return compiled(*arguments)
+
+    return run
+
+
+@intrinsic
+def _bits_to_float(typing_context: Any, bits: Any) -> tuple[Signature, Callable[..., Any]]:
+    """Read an int32's bits as a float32: how a power of two is made from its exponent."""
+
+    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.int32), generate
+
+
+def _exp(x):  # type: ignore[no-untyped-def]
+    """exp(x): a polynomial that LLVM can vectorise in float32, the library's exp in float64."""
+    return np.exp(x)
+
+
+@overload(_exp, jit_options={"fastmath": _FASTMATH}, inline="always")
+def _exp_overload(x):  # type: ignore[no-untyped-def]
+    if x != types.float32:
+        return lambda x: math.exp(x)
+
+    def exp32(x):  # type: ignore[no-untyped-def]
+        # exp(x) = 2^n exp(r), r = x - n ln 2 in [-ln2/2, ln2/2]; a degree-6 polynomial there errs by 1.5e-7.
+        x = min(max(x, np.float32(-87.3)), np.float32(88.7)) if x == x else x
+        n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+        r = x - n * np.float32(0.693359375) - n * np.float32(-2.12194440e-4)
+        p = np.float32(1.9875691500e-4)
+        p = p * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        p = p * r * r + r + np.float32(1)
+        bits = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+        return p * _bits_to_float(bits)  # pyright: ignore[reportCallIssue]
+
+    return exp32
+
+
+@_kernel
+def _rms_norm(x, weight, eps, y, inverse_rms):  # type: ignore[no-untyped-def]
+    rows, width = x.shape
+    for i in numba.prange(rows):
+        total = x.dtype.type(0)
+        for j in range(width):
+            total += x[i, j] * x[i, j]
+        r = x.dtype.type(1 / math.sqrt(total / width + eps))
+        inverse_rms[i, 0] = r
+        for j in range(width):
+            y[i, j] = x[i, j] * r * weight[j]
+
+
+@_kernel
+def _rms_norm_backward(g, x, weight, inverse_rms, dx, partial):  # type: ignore[no-untyped-def]
+    rows, width = x.shape
+    parts = partial.shape[0]
+    for part in numba.prange(parts):
+        for i in range(part * rows // parts, (part + 1) * rows // parts):
+            r = inverse_rms[i, 0]
+            dot = x.dtype.type(0)
+            for j in range(width):
+                dot += g[i, j] * weight[j] * x[i, j]
+            dot *= r * r / x.dtype.type(width)
+            for j in range(width):
+                dx[i, j] = r * (g[i, j] * weight[j] - x[i, j] * dot)
+                partial[part, j] += g[i, j] * x[i, j] * r
+
+
+@_kernel
+def _rope(x, cos, sin, y):  # type: ignore[no-untyped-def]
+    batch, tokens, heads, dim = x.shape
+    half = dim // 2
+    for row in numba.prange(batch * tokens):
+        b, t = row // tokens, row % tokens
+        c = cos[b % cos.shape[0], t]
+        s = sin[b % sin.shape[0], t]
+        for h in range(heads):
+            for j in range(half):
+                first, second = x[b, t, h, j], x[b, t, h, j + half]
+                y[b, t, h, j] = first * c[j] - second * s[j]
+                y[b, t, h, j + half] = second * c[j] + first * s[j]
+
+
+@_kernel
+def _swiglu(gate, up, y):  # type: ignore[no-untyped-def]
+    rows, width = gate.shape
+    one = gate.dtype.type(1)
+    for i in numba.prange(rows):
+        for j in range(width):
+            y[i, j] = gate[i, j] / (one + _exp(-gate[i, j])) * up[i, j]
+
+
+@_kernel
+def _swiglu_backward(g, gate, up, dgate, dup):  # type: ignore[no-untyped-def]
+    rows, width = gate.shape
+    one = gate.dtype.type(1)
+    for i in numba.prange(rows):
+        for j in range(width):
+            s = one / (one + _exp(-gate[i, j]))
+            silu = gate[i, j] * s
+            dup[i, j] = g[i, j] * silu
+            dgate[i, j] = g[i, j] * up[i, j] * (s + silu * (one - s))
+
+
+@_kernel
+def _masked_softmax(scores, scale, allowed, lse):  # type: ignore[no-untyped-def]
+    batch, heads, tokens, keys = scores.shape
+    zero = scores.dtype.type(0)
+    for row in numba.prange(batch * heads):
+        b, h = row // heads, row % heads
+        for t in range(tokens):
+            line, seen = scores[b, h, t], allowed[b % allowed.shape[0], t]
+            top = scores.dtype.type(-np.inf)
+            for j in range(keys):
+                line[j] = line[j] * scale if seen[j] else scores.dtype.type(-np.inf)
+                top = max(top, line[j])
+            total = zero
+            for j in range(keys):
+                # Reading the mask again is what keeps exp's clamp from giving a hidden key a tiny weight.
+                weight = _exp(line[j] - top) if seen[j] else zero
+                line[j] = weight
+                total += weight
+            lse[b, h, t] = top + math.log(total)
+            inverse = scores.dtype.type(1) / total
+            for j in range(keys):
+                line[j] *= inverse
+
+
+@_kernel
+def _masked_softmax_backward(scores, scale, allowed, lse, dweights, delta):  # type: ignore[no-untyped-def]
+    batch, heads, tokens, keys = scores.shape
+    zero = scores.dtype.type(0)
+    for row in numba.prange(batch * heads):
+        b, h = row // heads, row % heads
+        for t in range(tokens):
+            line, dline = scores[b, h, t], dweights[b, h, t]
+            seen = allowed[b % allowed.shape[0], t]
+            for j in range(keys):
+                weight = _exp(line[j] * scale - lse[b, h, t]) if seen[j] else zero
+                line[j] = weight
+                dline[j] = weight * (dline[j] - delta[b, h, t]) * scale
+
+
+@_kernel
+def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
+    rows, vocab = logits.shape
+    for i in numba.prange(rows):
+        line = logits[i]
+        if targets[i] < 0:
+            losses[i] = 0
+            line[:] = 0
+            continue
+        top = line[0]
+        for j in range(vocab):
+            top = max(top, line[j])
+        picked = line[targets[i]] - top
+        total = logits.dtype.type(0)
+        for j in range(vocab):
+            line[j] = _exp(line[j] - top)
+            total += line[j]
+        losses[i] = math.log(total) - picked
+        inverse = logits.dtype.type(1) / total
+        for j in range(vocab):
+            line[j] *= inverse
+        line[targets[i]] -= logits.dtype.type(1)
+
+
+@_kernel
+def _embedding_backward(g, ids, table, parts):  # type: ignore[no-untyped-def]
+    # Each part owns a slice of the channels, so that two rows with the same id never race.
+    rows, width = g.shape
+    for part in numba.prange(parts):
+        first, last = part * width // parts, (part + 1) * width // parts
+        for i in range(rows):
+            for j in range(first, last):
+                table[ids[i], j] += g[i, j]
+
+
+@_kernel
+def _adamw(p, g, m, v, scale, gain1, gain2, shrink, rate, root, eps):  # type: ignore[no-untyped-def]
+    for i in numba.prange(p.size):
+        gradient = g[i] * scale
+        m[i] += gain1 * (gradient - m[i])
+        v[i] += gain2 * (gradient * gradient - v[i])
+        p[i] = p[i] * shrink - rate * m[i] / (np.sqrt(v[i]) * root + eps)
+
+
+def _if_large(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave arrays of fewer than `SMALL` numbers to the reference: waking threads would take longer than the work."""
+    reference = getattr(ReferenceBackend, kernel.__name__)
+
+    @wraps(kernel)
+    def choose(self: NumbaBackend, x: Array, *others: Any) -> Any:
+        return (kernel if x.size >= SMALL else reference)(self, x, *others)
+
+    return choose
+
+
+class NumbaBackend(ReferenceBackend):
+    """The reference with its hot kernels compiled. Everything not overridden here is the reference itself."""
+
+    name = "numba"
+
+    @_if_large
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+        """One pass to sum the squares, one to write the result."""
+        y, inverse_rms = np.empty_like(x), np.empty((len(x), 1), dtype=x.dtype)
+        _rms_norm(x, weight, x.dtype.type(eps), y, inverse_rms)
+        return y, inverse_rms
+
+    @_if_large
+    def rms_norm_backward(self, g: Array, x: Array, weight: Array, inverse_rms: Array) -> tuple[Array, Array]:
+        """Each thread sums its own share of the weight's gradient; the shares are added at the end."""
+        dx = np.empty_like(x)
+        parts = numba.get_num_threads()
+        partial = np.zeros((parts, x.shape[1]), dtype=x.dtype)
+        _rms_norm_backward(np.ascontiguousarray(g), x, weight, inverse_rms, dx, partial)
+        return dx, partial.sum(axis=0)
+
+    @_if_large
+    def rope(self, x: Array, cos: Array, sin: Array) -> Array:
+        """Both halves of each pair are read and written once."""
+        y = np.empty_like(x)
+        _rope(x, cos, sin, y)
+        return y
+
+    @_if_large
+    def swiglu(self, gate: Array, up: Array) -> Array:
+        """silu(gate) * up in one pass."""
+        y = np.empty_like(gate)
+        _swiglu(_rows(gate), _rows(up), _rows(y))
+        return y
+
+    @_if_large
+    def swiglu_backward(self, g: Array, gate: Array, up: Array) -> tuple[Array, Array]:
+        """Both gradients in one pass, with the sigmoid computed again instead of stored."""
+        dgate, dup = np.empty_like(gate), np.empty_like(up)
+        _swiglu_backward(_rows(g), _rows(gate), _rows(up), _rows(dgate), _rows(dup))
+        return dgate, dup
+
+    @_if_large
+    def embedding_backward(self, g: Array, ids: Array, rows: int) -> Array:
+        """A scatter-add without np.add.at's checks."""
+        table = np.zeros((rows, g.shape[-1]), dtype=g.dtype)
+        _embedding_backward(np.ascontiguousarray(g), ids, table, numba.get_num_threads())
+        return table
+
+    @_if_large
+    def masked_softmax(self, scores: Array, scale: float, allowed: Array) -> tuple[Array, Array]:
+        """In place: the scores' memory becomes the probabilities'."""
+        B, K, G, T, S = scores.shape
+        lse = np.empty((B, K, G, T, 1), dtype=scores.dtype)
+        heads = scores.reshape(B, K * G, T, S)
+        _masked_softmax(heads, scores.dtype.type(scale), allowed, lse.reshape(B, K * G, T))
+        return scores, lse
+
+    @_if_large
+    def masked_softmax_backward(
+        self, scores: Array, scale: float, allowed: Array, lse: Array, dweights: Array, delta: Array
+    ) -> tuple[Array, Array]:
+        """In place: the scores become the probabilities, dweights the scores' gradient."""
+        B, K, G, T, S = scores.shape
+        heads, dheads = scores.reshape(B, K * G, T, S), dweights.reshape(B, K * G, T, S)
+        lse, delta = lse.reshape(B, K * G, T), delta.reshape(B, K * G, T)
+        _masked_softmax_backward(heads, scores.dtype.type(scale), allowed, lse, dheads, delta)
+        return scores, dweights
+
+    @_if_large
+    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        """In place where the logits are a temporary of the fused output layer: their memory becomes the gradient."""
+        losses, dlogits = np.empty(len(logits), dtype=logits.dtype), logits.copy()
+        _cross_entropy(dlogits, targets, losses)
+        return losses, dlogits
+
+    def adamw(
+        self,
+        p: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+        scale: float = 1.0,
+    ) -> None:
+        """All four arrays are read once and written once."""
+        real = p.dtype.type
+        root = 1 / math.sqrt(1 - beta2**step)
+        shrink, rate = 1 - lr * weight_decay, lr / (1 - beta1**step)
+        # 1 - beta is taken before rounding: in float32, 1 - 0.999 would be wrong in the fifth digit.
+        settings = (real(s) for s in (scale, 1 - beta1, 1 - beta2, shrink, rate, root, eps))
+        flat = (p.reshape(-1), np.ascontiguousarray(g).reshape(-1), m.reshape(-1), v.reshape(-1))
+        _adamw(*flat, *settings)
+
+
+def _rows(x: Array) -> Array:
+    """(..., C) -> (N, C), contiguous, so that the inner loop runs over neighbouring numbers."""
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])

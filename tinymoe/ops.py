@@ -1,0 +1,307 @@
+"""Every differentiable operation, its vjp beside it.
+
+An operation is a function of a `Context` and raw arrays that returns its result and its *vjp*: the function that
+takes the gradient of a loss with respect to the result and returns those with respect to each array input, in order.
+`@op` puts it in the table `OPS` under its name and makes of it a function of Tensors. Options (axes, shapes, scales)
+are keywords and have no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from .backend.reference import Array
+from .tensor import OPS, Context, Tensor, Vjp, apply
+
+Result = tuple[Array, Vjp]
+
+
+def op(forward: Callable[..., Result]) -> Callable[..., Tensor]:
+    """Enter an operation in the table, and return the function of Tensors that records it on the tape."""
+    name = forward.__name__
+    OPS[name] = forward
+
+    @wraps(forward)
+    def recorded(*inputs: Any, **options: Any) -> Tensor:
+        return apply(name, *inputs, **options)
+
+    return recorded
+
+
+def unbroadcast(g: Array, like: Any) -> Array:
+    """Sum g over the axes along which `like` was broadcast: a value used many times gets the sum of its gradients."""
+    shape = getattr(like, "shape", ())
+    if g.shape == shape:
+        return g
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return g.sum(axis=stretched, keepdims=True) if stretched else g
+
+
+@op
+def add(ctx: Context, a: Array, b: Array) -> Result:
+    """a + b."""
+    return a + b, lambda g: (unbroadcast(g, a), unbroadcast(g, b))
+
+
+@op
+def sub(ctx: Context, a: Array, b: Array) -> Result:
+    """a - b."""
+    return a - b, lambda g: (unbroadcast(g, a), unbroadcast(-g, b))
+
+
+@op
+def mul(ctx: Context, a: Array, b: Array) -> Result:
+    """a * b, element by element."""
+    return a * b, lambda g: (unbroadcast(g * b, a), unbroadcast(g * a, b))
+
+
+@op
+def div(ctx: Context, a: Array, b: Array) -> Result:
+    """a / b, element by element."""
+    return a / b, lambda g: (unbroadcast(g / b, a), unbroadcast(-g * a / (b * b), b))
+
+
+@op
+def neg(ctx: Context, a: Array) -> Result:
+    """-a."""
+    return -a, lambda g: (-g,)
+
+
+@op
+def power(ctx: Context, a: Array, *, exponent: float) -> Result:
+    """a ** exponent, for a constant exponent."""
+    return a**exponent, lambda g: (g * exponent * a ** (exponent - 1),)
+
+
+@op
+def exp(ctx: Context, a: Array) -> Result:
+    """e to the power a."""
+    y = ctx.xp.exp(a)
+    return y, lambda g: (g * y,)
+
+
+@op
+def log(ctx: Context, a: Array) -> Result:
+    """Natural logarithm."""
+    return ctx.xp.log(a), lambda g: (g / a,)
+
+
+@op
+def tanh(ctx: Context, a: Array) -> Result:
+    """Hyperbolic tangent."""
+    y = ctx.xp.tanh(a)
+    return y, lambda g: (g * (1 - y * y),)
+
+
+@op
+def sigmoid(ctx: Context, a: Array) -> Result:
+    """1 / (1 + exp(-a))."""
+    y = ctx.backend.sigmoid(a)
+    return y, lambda g: (g * y * (1 - y),)
+
+
+@op
+def relu(ctx: Context, a: Array) -> Result:
+    """max(a, 0); its slope at 0 is taken as 0."""
+    return ctx.xp.maximum(a, 0), lambda g: (g * (a > 0),)
+
+
+@op
+def silu(ctx: Context, a: Array) -> Result:
+    """a * sigmoid(a)."""
+    s = ctx.backend.sigmoid(a)
+    return a * s, lambda g: (g * s * (1 + a * (1 - s)),)
+
+
+@op
+def sum(ctx: Context, a: Array, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Result:
+    """Sum over an axis, several, or all."""
+
+    def vjp(g: Array) -> tuple[Array]:
+        if axis is not None and not keepdims:
+            g = ctx.xp.expand_dims(g, axis)
+        return (ctx.xp.broadcast_to(g, a.shape),)
+
+    return a.sum(axis=axis, keepdims=keepdims), vjp
+
+
+@op
+def mean(ctx: Context, a: Array, *, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Result:
+    """Mean over an axis, several, or all."""
+    total, spread = OPS["sum"](ctx, a, axis=axis, keepdims=keepdims)
+    share = a.dtype.type(total.size / a.size)
+    return total * share, lambda g: spread(g * share)
+
+
+@op
+def max(ctx: Context, a: Array, *, axis: int | None = None, keepdims: bool = False) -> Result:
+    """Maximum over one axis or all; where several entries tie, they share the gradient equally."""
+    top = a.max(axis=axis, keepdims=True)
+
+    def vjp(g: Array) -> tuple[Array]:
+        if not keepdims:
+            g = g.reshape(top.shape)
+        winners = a == top
+        return (g * winners / winners.sum(axis=axis, keepdims=True).astype(a.dtype),)
+
+    return top if keepdims else a.max(axis=axis), vjp
+
+
+@op
+def reshape(ctx: Context, a: Array, *, shape: tuple[int, ...]) -> Result:
+    """The same numbers in another shape."""
+    return a.reshape(shape), lambda g: (g.reshape(a.shape),)
+
+
+@op
+def transpose(ctx: Context, a: Array, *, axes: tuple[int, ...]) -> Result:
+    """The axes in another order."""
+    back = sorted(range(len(axes)), key=axes.__getitem__)
+    return a.transpose(axes), lambda g: (g.transpose(back),)
+
+
+@op
+def getitem(ctx: Context, a: Array, *, index: Any) -> Result:
+    """a[index]; an entry picked several times gets the sum of its gradients."""
+
+    def vjp(g: Array) -> tuple[Array]:
+        out = ctx.xp.zeros_like(a)
+        ctx.xp.add.at(out, index, g)
+        return (out,)
+
+    return a[index], vjp
+
+
+@op
+def concatenate(ctx: Context, *arrays: Array, axis: int = 0) -> Result:
+    """Arrays joined along an axis."""
+    ends = [0]
+    for a in arrays:
+        ends.append(ends[-1] + a.shape[axis])
+
+    def vjp(g: Array) -> list[Array]:
+        return ctx.xp.split(g, ends[1:-1], axis=axis)
+
+    return ctx.xp.concatenate(arrays, axis=axis), vjp
+
+
+@op
+def matmul(ctx: Context, a: Array, b: Array) -> Result:
+    """Matrix product of (..., n, k) and (..., k, m); the leading axes are broadcast."""
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul: both operands need two axes or more, got shapes {a.shape} and {b.shape}")
+
+    def vjp(g: Array) -> tuple[Array | None, Array | None]:
+        da = unbroadcast(g @ b.swapaxes(-1, -2), a) if ctx.needs[0] else None
+        db = unbroadcast(a.swapaxes(-1, -2) @ g, b) if ctx.needs[1] else None
+        return da, db
+
+    return a @ b, vjp
+
+
+@op
+def linear(ctx: Context, x: Array, weight: Array, bias: Array | None = None) -> Result:
+    """x weight^T + bias: x (..., in), weight (out, in) as Hugging Face stores it, bias (out,)."""
+    rows = x.reshape(-1, x.shape[-1])  # (N, in)
+    y = rows @ weight.T
+    if bias is not None:
+        y += bias
+
+    def vjp(g: Array) -> tuple[Array | None, ...]:
+        g = g.reshape(-1, g.shape[-1])  # (N, out)
+        dx = (g @ weight).reshape(x.shape) if ctx.needs[0] else None
+        dweight = g.T @ rows if ctx.needs[1] else None
+        return (dx, dweight, None if bias is None else g.sum(axis=0))[: len(ctx.needs)]
+
+    return y.reshape(*x.shape[:-1], len(weight)), vjp
+
+
+@op
+def softmax(ctx: Context, a: Array) -> Result:
+    """exp(a) / sum(exp(a)) along the last axis."""
+    p = ctx.backend.softmax(a)
+    return p, lambda g: (p * (g - (g * p).sum(axis=-1, keepdims=True)),)
+
+
+@op
+def log_softmax(ctx: Context, a: Array) -> Result:
+    """log(softmax(a)) along the last axis."""
+    y = ctx.backend.log_softmax(a)
+    return y, lambda g: (g - ctx.xp.exp(y) * g.sum(axis=-1, keepdims=True),)
+
+
+@op
+def embedding(ctx: Context, table: Array, *, ids: Array) -> Result:
+    """Rows of a table (V, C) picked by integer ids (...): (..., C)."""
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (ctx.backend.embedding_backward(g.reshape(-1, g.shape[-1]), ids.reshape(-1), len(table)),)
+
+    return table[ids], vjp
+
+
+@op
+def rms_norm(ctx: Context, x: Array, weight: Array, *, eps: float) -> Result:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019)."""
+    rows = ctx.xp.ascontiguousarray(x).reshape(-1, x.shape[-1])  # (N, C)
+    y, inverse_rms = ctx.backend.rms_norm(rows, weight, eps)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        dx, dweight = ctx.backend.rms_norm_backward(g.reshape(rows.shape), rows, weight, inverse_rms)
+        return dx.reshape(x.shape), dweight
+
+    return y.reshape(x.shape), vjp
+
+
+@op
+def rope(ctx: Context, x: Array, *, cos: Array, sin: Array) -> Result:
+    """Rotary position embedding: x (B, T, H, D), cos and sin (B or 1, T, D/2). A rotation's vjp is its inverse."""
+    return ctx.backend.rope(x, cos, sin), lambda g: (ctx.backend.rope(g, cos, -sin),)
+
+
+@op
+def swiglu(ctx: Context, gate: Array, up: Array) -> Result:
+    """silu(gate) * up (Shazeer 2020)."""
+    return ctx.backend.swiglu(gate, up), lambda g: ctx.backend.swiglu_backward(g, gate, up)
+
+
+@op
+def attention(
+    ctx: Context,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    q_documents: Array | None = None,
+    k_documents: Array | None = None,
+) -> Result:
+    """Causal attention: q (B, T, H, D), k and v (B, S, K, D) -> (B, T, H, D). See `ReferenceBackend.attention`."""
+    out, lse = ctx.backend.attention(q, k, v, scale, q_documents, k_documents)
+
+    def vjp(g: Array) -> tuple[Array, Array, Array]:
+        return ctx.backend.attention_backward(g, q, k, v, out, lse, scale, q_documents, k_documents)
+
+    return out, vjp
+
+
+@op
+def linear_cross_entropy(ctx: Context, x: Array, weight: Array, *, targets: Array) -> Result:
+    """Mean next-token loss of the output layer: x (..., C), weight (V, C), targets (...) with -100 for «ignore».
+
+    Raises ValueError when every target is ignored: the mean of nothing is not a number.
+    """
+    rows, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)  # (N, C), (N,)
+    count = int((wanted >= 0).sum())
+    if count == 0:
+        raise ValueError("targets: every target is -100 (ignored), so there is no loss to average")
+    losses, dx, dweight = ctx.backend.linear_cross_entropy(rows, weight, wanted, any(ctx.needs))
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        share = g / count
+        return (dx * share).reshape(x.shape), dweight * share
+
+    return losses.sum() / x.dtype.type(count), vjp
