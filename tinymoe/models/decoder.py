@@ -1,0 +1,185 @@
+"""The decoder: the one assembly that every family is a configuration of.
+
+    B batch   T tokens   C hidden_size   V vocab_size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import generate, ops
+from ..backend import current
+from ..backend.reference import Array
+from ..nn.attention import Attention, Places
+from ..nn.cache import KVCache, LayerCache
+from ..nn.mlp import MLP
+from ..nn.module import Embedding, Linear, Module
+from ..nn.norm import RMSNorm
+from ..nn.position import RotaryEmbedding
+from ..nn.recorder import recording
+from ..tensor import Tensor, no_grad
+from .config import Config
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+
+class DecoderLayer(Module):
+    """Attention, then the feed-forward block, each on a normalised copy of the residual stream and added back to it."""
+
+    def __init__(self, config: Config, rng: np.random.Generator):
+        c = config
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.self_attn = Attention(
+            c.hidden_size,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.head_dim,
+            bias=c.attention_bias,
+            rng=rng,
+            std=c.initializer_range,
+        )
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.mlp = MLP(c.hidden_size, c.intermediate_size, bias=c.mlp_bias, rng=rng, std=c.initializer_range)
+
+    def __call__(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
+        """x (B, T, C) -> the same shape."""
+        x = x + self.self_attn(self.input_layernorm(x), places, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(Module):
+    """Token embedding, the layers, and a last norm: ids (B, T) -> hidden states (B, T, C)."""
+
+    def __init__(self, config: Config, rng: np.random.Generator):
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rng=rng, std=config.initializer_range)
+        self.layers = [DecoderLayer(config, rng) for _ in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+
+    def __call__(self, ids: Array, cache: KVCache | None = None, documents: Array | None = None) -> Tensor:
+        """ids (B, T); documents (B, T) numbers the document of each token. A cache supplies the tokens before these."""
+        places = self._places(ids, cache, documents)
+        x = self.embed_tokens(ids)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, places, cache.layers[i] if cache is not None else None)
+        return self.norm(x)
+
+    def _places(self, ids: Array, cache: KVCache | None, documents: Array | None) -> Places:
+        start = cache.length if cache is not None else 0
+        every = cache.append_documents(documents, *ids.shape) if cache is not None else documents
+        mine = every[:, start:] if every is not None else None
+        return Places(*self.rotary(current().xp.arange(start, start + ids.shape[1])[None]), mine, every)
+
+
+class CausalLM(Module):
+    """A decoder with an output layer: it gives each next token a score, and learns from text.
+
+    With `tie_word_embeddings` the output layer is the embedding table itself (Press and Wolf 2017).
+    """
+
+    def __init__(self, config: Config, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.config = config
+        self.tokenizer: Tokenizer | None = None
+        self.model = Decoder(config, rng)
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(
+                config.hidden_size, config.vocab_size, bias=False, rng=rng, std=config.initializer_range
+            )
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output layer's matrix, (V, C)."""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def __call__(
+        self, ids: Any, *, cache: KVCache | None = None, attention_mask: Any = None, documents: Any = None
+    ) -> Tensor:
+        """Scores of every next token: ids (B, T) of integers -> logits (B, T, V).
+
+        attention_mask (B, T) is 0 where a token is padding; documents (B, T) keeps attention inside equal numbers, for
+        several texts packed into one row. With a cache (see `new_cache`) ids are the tokens that come after those
+        already read, and nothing is recorded for a backward pass.
+
+        Raises ValueError for ids that are not a (batch, tokens) array of integers in [0, vocab_size).
+        """
+        if cache is not None:
+            with no_grad():
+                return self._logits(ids, cache, attention_mask, documents)
+        return self._logits(ids, None, attention_mask, documents)
+
+    def loss(self, ids: Any, targets: Any, *, attention_mask: Any = None, documents: Any = None) -> Tensor:
+        """Mean cross-entropy of the next tokens, a scalar: ids and targets (B, T); targets of -100 are ignored.
+
+        `targets[:, t]` is the token that should follow `ids[:, t]`: the caller shifts, so that packed rows can say
+        which tokens have no successor.
+        """
+        ids = self._check_ids(ids, "ids")
+        targets = self._check_ids(targets, "targets", ignore=-100)
+        if targets.shape != ids.shape:
+            raise ValueError(f"targets: got shape {targets.shape}, expected that of ids, {ids.shape}")
+        hidden = self.model(ids, documents=_document_numbers(ids, attention_mask, documents))
+        return ops.linear_cross_entropy(hidden, self.output_weight, targets=targets)
+
+    def new_cache(self) -> KVCache:
+        """An empty KV cache for this model."""
+        return KVCache(self.config.num_hidden_layers)
+
+    def generate(self, ids: Any, **options: Any) -> np.ndarray:
+        """Continue ids, (T,) or (B, T), token by token: the prompt and what follows. Options: `generate.generate`."""
+        return generate.generate(self, ids, **options)
+
+    def trace(self, ids: Any, *, documents: Any = None) -> Trace:
+        """Run the model once over ids (B, T) and keep what happens inside."""
+        with no_grad(), recording() as records:
+            logits = self(ids, documents=documents)
+        return Trace(np.asarray(ids), logits.numpy(), records["attention"])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and the tokenizer.json, if any: a folder that Transformers loads."""
+        from .pretrained import save_pretrained
+
+        save_pretrained(self, folder)
+
+    def _logits(self, ids: Any, cache: KVCache | None, attention_mask: Any, documents: Any) -> Tensor:
+        ids = self._check_ids(ids, "ids")
+        hidden = self.model(ids, cache, _document_numbers(ids, attention_mask, documents))
+        return ops.linear(hidden, self.output_weight)
+
+    def _check_ids(self, ids: Any, name: str, ignore: int | None = None) -> Array:
+        ids = current().asarray(ids)
+        if ids.ndim != 2 or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise ValueError(f"{name}: got shape {ids.shape} of {ids.dtype}, expected (batch, tokens) of integers")
+        wrong = (ids < 0) | (ids >= self.config.vocab_size)
+        if ignore is not None:
+            wrong &= ids != ignore
+        if wrong.any():
+            raise ValueError(f"{name}: got token id {ids[wrong][0]}, expected 0 to {self.config.vocab_size - 1}")
+        return ids
+
+
+@dataclass
+class Trace:
+    """What a model did with ids (B, T): logits (B, T, V), and one array of attention weights (B, H, T, T) a layer."""
+
+    ids: np.ndarray
+    logits: np.ndarray
+    attention: list[np.ndarray]
+
+
+def _document_numbers(ids: Array, attention_mask: Any, documents: Any) -> Array | None:
+    """One numbering from the two ways of saying who may attend to whom: padding is a document of its own."""
+    for name, given in (("attention_mask", attention_mask), ("documents", documents)):
+        if given is not None and current().asarray(given).shape != ids.shape:
+            raise ValueError(f"{name}: got shape {np.shape(given)}, expected that of ids, {ids.shape}")
+    xp = current().xp
+    if documents is not None:
+        documents = current().asarray(documents).astype(xp.int64)
+    if attention_mask is None:
+        return documents
+    return xp.where(current().asarray(attention_mask) > 0, 0 if documents is None else documents, -1)

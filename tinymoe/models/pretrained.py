@@ -1,0 +1,106 @@
+"""Checkpoints in Hugging Face's layout: config.json, *.safetensors and tokenizer.json in one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import current
+from ..files import write_atomically
+from ..nn.module import shapes_only
+from .decoder import CausalLM
+from .families import family
+
+
+def from_pretrained(folder: str | Path) -> CausalLM:
+    """Load a model, its float32 weights and, where there is one, its tokenizer (`model.tokenizer`).
+
+    Raises FileNotFoundError for a folder without config.json or weights, and ValueError for a config field that is not
+    supported, a damaged file, and tensors that are missing, unexpected or of another shape: all named.
+    """
+    folder = Path(folder)
+    published = _read_json(folder / "config.json")
+    if "model_type" not in published:
+        raise ValueError(f"{folder / 'config.json'}: it has no model_type")
+    kind = family(published["model_type"])
+    with shapes_only():
+        model = CausalLM(kind.config_from_hf(published))
+    read = ((kind.name_from_hf(name), array) for name, array in _read_weights(folder))
+    weights = {name: array for name, array in read if name is not None}
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)  # some files repeat the embedding under this name
+    _fill(model, weights, folder)
+    if (folder / "tokenizer.json").exists():
+        from ..text.tokenizer import Tokenizer
+
+        model.tokenizer = Tokenizer.load(folder)
+    return model
+
+
+def save_pretrained(model: CausalLM, folder: str | Path) -> None:
+    """Write the folder that `from_pretrained` and Transformers read. Each file is complete before it gets its name."""
+    from safetensors.numpy import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = family(model.config.model_type)
+    weights = {kind.name_to_hf(name): np.ascontiguousarray(p.numpy()) for name, p in model.named_parameters()}
+    write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)
+    config = {**kind.config_to_hf(model.config), "dtype": "float32"}
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def _fill(model: CausalLM, weights: dict[str, np.ndarray], folder: Path) -> None:
+    parameters = dict(model.named_parameters())
+    missing, extra = parameters.keys() - weights.keys(), weights.keys() - parameters.keys()
+    problems = [f"missing {name}" for name in sorted(missing)] + [f"unexpected {name}" for name in sorted(extra)]
+    for name in sorted(parameters.keys() & weights.keys()):
+        if weights[name].shape != parameters[name].shape:
+            problems.append(f"{name} has shape {weights[name].shape}, expected {parameters[name].shape}")
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise ValueError(f"{folder}: the weights do not fit the config: {'; '.join(problems[:8])}{more}")
+    for name, parameter in parameters.items():
+        parameter.data = current().asarray(weights[name])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; a model folder holds config.json and *.safetensors")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: it is not valid JSON ({error})") from error
+
+
+def _read_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: it holds no *.safetensors file")
+    for path in paths:
+        yield from _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        tensors = deserialize(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path}: it is damaged or no safetensors file ({error})") from error
+    for name, tensor in tensors:
+        yield name, _to_float32(tensor["data"], tensor["dtype"], path, name).reshape(tensor["shape"])
+
+
+def _to_float32(data: bytes, dtype: str, path: Path, name: str) -> np.ndarray:
+    if dtype == "BF16":  # the upper half of a float32; NumPy has no such type
+        return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype not in ("F32", "F16", "F64"):
+        raise ValueError(f"{path}: {name} is stored as {dtype}, expected F32, F16, BF16 or F64")
+    return np.frombuffer(data, dtype=f"<f{int(dtype[1:]) // 8}").astype(np.float32)

@@ -1,0 +1,77 @@
+"""The KV cache: keys and values of the tokens already read, so that a new token costs one token's work."""
+
+from __future__ import annotations
+
+from ..backend import current
+from ..backend.reference import Array
+
+
+class LayerCache:
+    """One layer's keys and values, (B, capacity, K, D) each, of which the first `length` tokens are filled."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._keys: Array = None
+        self._values: Array = None
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add new tokens k and v (B, T, K, D); returns all so far, (B, length, K, D), as views.
+
+        Raises ValueError when the batch size differs from that of the tokens already held.
+        """
+        if self._keys is None:
+            self._keys, self._values = k[:, :0], v[:, :0]
+        elif len(k) != len(self._keys):
+            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {len(k)}")
+        end = self.length + k.shape[1]
+        if end > self._keys.shape[1]:
+            # Doubling keeps the copying linear in the number of tokens, however many come one at a time.
+            capacity = max(end, 2 * self._keys.shape[1])
+            self._keys, self._values = (_grown(old, self.length, capacity) for old in (self._keys, self._values))
+        self._keys[:, self.length : end], self._values[:, self.length : end] = k, v
+        self.length = end
+        return self._keys[:, :end], self._values[:, :end]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the tokens read so far."""
+        if self._keys is None:
+            return 0
+        return self._keys[:, : self.length].nbytes + self._values[:, : self.length].nbytes
+
+
+class KVCache:
+    """One `LayerCache` a layer, and the document number of each token held (None while all are one document)."""
+
+    def __init__(self, num_layers: int):
+        self.layers = [LayerCache() for _ in range(num_layers)]
+        self.documents: Array | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return self.layers[0].length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all layers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def append_documents(self, documents: Array | None, batch: int, tokens: int) -> Array | None:
+        """Note the document numbers (B, T) of new tokens; returns those of all tokens, or None where never given.
+
+        Tokens for which no number was given belong to document 0.
+        """
+        xp = current().xp
+        if documents is None and self.documents is None:
+            return None
+        new = xp.zeros((batch, tokens), dtype=xp.int64) if documents is None else documents
+        old = xp.zeros((batch, self.length), dtype=xp.int64) if self.documents is None else self.documents
+        self.documents = xp.concatenate([old, new], axis=1)
+        return self.documents
+
+
+def _grown(old: Array, length: int, capacity: int) -> Array:
+    new = current().xp.empty((old.shape[0], capacity, *old.shape[2:]), dtype=old.dtype)
+    new[:, :length] = old[:, :length]
+    return new

@@ -1,0 +1,106 @@
+"""Module: a named tree of parameters. And the two parts every model begins and ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..backend import current
+from ..tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A leaf tensor that is trained."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any):
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """Holds parameters and other modules as plain attributes; a list of modules is a plain list.
+
+    A parameter's name is its path, `layers.0.self_attn.q_proj.weight`: the names that Hugging Face files use, so that
+    for Llama a checkpoint's names are the model's own.
+    """
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Every parameter under this module with its path, in the order the attributes were set."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_parameters(f"{prefix}{name}.")
+            elif isinstance(value, list):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield from item.named_parameters(f"{prefix}{name}.{i}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once, also where two names share one (tied embeddings)."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained; shared ones count once."""
+        return int(np.sum([p.size for p in self.parameters()], dtype=np.int64))
+
+
+_shapes_only = False
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside the block new parameters have a shape but take no memory: for counting, or to be filled from a file."""
+    global _shapes_only
+    before, _shapes_only = _shapes_only, True
+    try:
+        yield
+    finally:
+        _shapes_only = before
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Parameter:
+    """A parameter drawn from a normal distribution of mean 0, in float32."""
+    return _parameter(shape, lambda: rng.standard_normal(shape, dtype=np.float32) * np.float32(std))
+
+
+def constant(shape: tuple[int, ...], value: float) -> Parameter:
+    """A parameter filled with one value, in float32."""
+    return _parameter(shape, lambda: np.full(shape, value, dtype=np.float32))
+
+
+def _parameter(shape: tuple[int, ...], values: Callable[[], np.ndarray]) -> Parameter:
+    if _shapes_only:
+        return Parameter(np.broadcast_to(np.float32(0), shape))  # one number, seen shape-many times
+    return Parameter(current().asarray(values()))
+
+
+class Linear(Module):
+    """y = x weight^T + bias, with weight (out_features, in_features)."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool, rng: np.random.Generator, std: float = 0.02
+    ):
+        self.weight = normal(rng, (out_features, in_features), std)
+        if bias:
+            self.bias = constant((out_features,), 0.0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., in_features) -> (..., out_features)."""
+        return ops.linear(x, self.weight, self.bias) if hasattr(self, "bias") else ops.linear(x, self.weight)
+
+
+class Embedding(Module):
+    """A table with one row a token: weight (num_embeddings, embedding_dim)."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: np.random.Generator, std: float = 0.02):
+        self.weight = normal(rng, (num_embeddings, embedding_dim), std)
+
+    def __call__(self, ids: Any) -> Tensor:
+        """ids (...) of integers -> (..., embedding_dim)."""
+        return ops.embedding(self.weight, ids=ids)

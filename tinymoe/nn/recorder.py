@@ -1,0 +1,31 @@
+"""A window into a running model: layers offer what they compute, and it is kept only while somebody looks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from ..backend import current
+from ..backend.reference import Array
+
+_records: dict[str, list[np.ndarray]] | None = None
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, list[np.ndarray]]]:
+    """Collect what `record` is offered inside the block: name -> one NumPy array for each layer, in order."""
+    global _records
+    before, _records = _records, defaultdict(list)
+    try:
+        yield _records
+    finally:
+        _records = before
+
+
+def record(name: str, value: Callable[[], Array]) -> None:
+    """Offer a value; it is computed only if somebody is recording."""
+    if _records is not None:
+        _records[name].append(np.array(current().to_numpy(value())))
