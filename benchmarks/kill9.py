@@ -1,0 +1,149 @@
+"""Kill a training run with SIGKILL at random moments: it must always resume, and end as an unbroken run does.
+
+    python benchmarks/kill9.py [--kills 50] [--seed 0] [--backend numpy] [--json FILE]
+
+The run is small and writes a checkpoint every other step, so that many of the kills hit a write. After each kill
+the newest checkpoint has to load; after the last one the run goes on to its end, and its metrics and its final
+weights have to be those of a run that was never killed, bit by bit. A run that ends before its kill is compared
+at once, and a new one is started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 120
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", help="default: tinymoe's own choice")
+    parser.add_argument("--json", type=Path, help="write the report to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = kill_often(Path(folder), options.kills, options.seed, options.backend, say=print)
+    print(json.dumps(report, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def kill_often(
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    backend: str | None = None,
+    steps: int = STEPS,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Do what the module says, in an empty folder. RuntimeError for the first thing that is not as it should be."""
+    command = _prepare(folder, backend, steps)
+    began = time.perf_counter()
+    _finish(_train(command, folder / "unbroken"))
+    seconds = time.perf_counter() - began
+    expected = _result(folder / "unbroken")
+
+    chance, run, step = random.Random(seed), folder / "killed", 0
+    report = {"kills": 0, "runs": 0, "seconds_unbroken": round(seconds, 2), "resumed_from": [], "hit_a_write": 0}
+    while report["kills"] < kills:
+        process = _train(command, run)
+        try:
+            # About as long as the rest of the run takes, so that most kills find it running.
+            process.wait(chance.uniform(0, seconds * (0.3 + 0.7 * (steps - step) / steps)))
+        except subprocess.TimeoutExpired:
+            process.kill()  # SIGKILL
+            process.communicate()
+            step = _check_newest(run)
+            report["kills"] += 1
+            report["hit_a_write"] += _was_writing(run)
+            report["resumed_from"].append(step)
+            say(f"kill {report['kills']}: the newest checkpoint is that of step {step}")
+            continue
+        _compare(process, run, expected)
+        report["runs"] += 1
+        seconds, step = 0.8 * seconds, 0  # the machine has become faster, or we were unlucky
+        shutil.rmtree(run)
+    _compare(_train(command, run), run, expected)
+    return {**report, "runs": report["runs"] + 1, "backend": backend or "default", "equal": True}
+
+
+def _prepare(folder: Path, backend: str | None, steps: int) -> list[str]:
+    """A text and a model to start from; returns the command line but for --out."""
+    from tinymoe.models import zoo
+    from tinymoe.text.tokenizer import CharTokenizer
+
+    text = " ".join(f"{n} and {n + 1} make {2 * n + 1}." for n in range(300))
+    (folder / "text.txt").write_text(text)
+    tokenizer = CharTokenizer.train([text])
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = zoo.build("llama-pico", vocab_size=tokenizer.vocab_size, num_key_value_heads=2, **shape)
+    model.tokenizer = tokenizer
+    model.save_pretrained(folder / "start")
+    settings = {"steps": steps, "batch_size": 4, "context": 32, "eval_every": 10, "checkpoint_every": 2, "warmup": 5}
+    flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "tinymoe", "train", "--resume", "--quiet", *flags]
+    return [
+        *command,
+        *("--model", str(folder / "start"), "--data", str(folder / "text.txt")),
+        *(["--backend", backend] if backend else []),
+    ]
+
+
+def _train(command: list[str], out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"the run did not come to its end: {errors}")
+
+
+def _result(run: Path) -> tuple[list[dict[str, float]], bytes]:
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in metrics:
+        del line["tokens_per_s"]
+    return metrics, (run / "model.safetensors").read_bytes()
+
+
+def _compare(process: subprocess.Popen[str], run: Path, expected: tuple[list[dict[str, float]], bytes]) -> None:
+    _finish(process)
+    metrics, weights = _result(run)
+    for got, want in zip(metrics, expected[0], strict=True):
+        if got != want:
+            raise RuntimeError(f"a resumed run reported {got}, the unbroken one {want}")
+    if weights != expected[1]:
+        raise RuntimeError("the final weights of a resumed run are not those of the unbroken one")
+
+
+def _was_writing(run: Path) -> bool:
+    return any(path.name.startswith(".") for path in run.rglob("*"))
+
+
+def _check_newest(run: Path) -> int:
+    """Load the newest checkpoint; returns its step, 0 where there is none yet."""
+    from tinymoe.models import from_pretrained
+    from tinymoe.train import checkpoint, optim
+
+    newest = checkpoint.latest(run)
+    if newest is None:
+        return 0
+    model = from_pretrained(newest)
+    checkpoint.load(newest, model, optim.AdamW(optim.decay_groups(model, 0.1)))
+    return checkpoint.read_record(newest)["step"]
+
+
+if __name__ == "__main__":
+    main()

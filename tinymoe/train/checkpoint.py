@@ -1,0 +1,136 @@
+"""Checkpoints that survive being killed at any moment, and resume exactly.
+
+A run's folder holds `checkpoints/step-000200/`: the model as Hugging Face lays it out (config.json,
+model.safetensors, tokenizer.json), and under `trainer/` what else it takes to go on: `optimizer.safetensors` and
+`state.json`. A checkpoint is written under another name, flushed to the disk, and renamed; so a folder called
+`step-…` is always complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_atomically
+from ..models import from_pretrained
+from ..models.decoder import CausalLM
+from .optim import AdamW
+
+_UNFINISHED, _DISCARDED = ".writing-", ".discarded-"
+
+
+def save(run: Path, model: CausalLM, optimizer: AdamW, record: dict[str, Any], keep: int = 2) -> Path:
+    """Write `run/checkpoints/step-NNNNNN` (NNNNNN is record["step"]), then drop all but the last `keep`.
+
+    `record` is what else has to be known to resume, as JSON. OSError, with the older checkpoints as they were,
+    where the disk is full or the folder cannot be written.
+    """
+    final = run / "checkpoints" / f"step-{record['step']:06d}"
+    unfinished = final.with_name(_UNFINISHED + final.name)
+    try:
+        (unfinished / "trainer").mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(unfinished)
+        groups = _save_optimizer(optimizer, unfinished / "trainer" / "optimizer.safetensors")
+        state = json.dumps({**record, "optimizer": groups}, indent=1)
+        write_atomically(unfinished / "trainer" / "state.json", state.encode())
+        sync(unfinished / "trainer")
+        sync(unfinished)
+        os.rename(unfinished, final)
+        sync(final.parent)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(
+            error.errno,
+            f"the checkpoint of step {record['step']} could not be written ({error.strerror}); "
+            f"older checkpoints are as they were",
+            str(final),
+        ) from error
+    for old in complete(run)[:-keep]:
+        _discard(old)
+    return final
+
+
+def complete(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(run.glob("checkpoints/step-*"), key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def latest(run: Path) -> Path | None:
+    """The newest checkpoint of a run, or None."""
+    return next(reversed(complete(run)), None)
+
+
+def read_record(checkpoint: Path) -> dict[str, Any]:
+    """What `save` was given as `record`, and the optimizer's settings under "optimizer"."""
+    file = checkpoint / "trainer" / "state.json"
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: it is damaged ({error})") from error
+
+
+def load(checkpoint: Path, model: CausalLM, optimizer: AdamW) -> None:
+    """Put a checkpoint's weights into `model` and its moments into `optimizer`; both must have its shapes."""
+    optimizer_state = _read_optimizer(checkpoint)
+    saved = dict(from_pretrained(checkpoint).named_parameters())
+    optimizer.load_state_dict(optimizer_state)
+    for name, p in model.named_parameters():
+        p.data[...] = saved[name].data
+
+
+def clean(run: Path) -> None:
+    """Remove what a killed run left half written or half deleted."""
+    for prefix in (_UNFINISHED, _DISCARDED):
+        for folder in run.glob(f"checkpoints/{prefix}*"):
+            shutil.rmtree(folder)
+    for name in ("metrics.jsonl", "run.json", "config.json", "tokenizer.json", "model.safetensors"):
+        for file in run.glob(f".{name}.*"):  # as `write_atomically` calls a file before it is complete
+            file.unlink()
+
+
+def sync(path: Path) -> None:
+    """Return once a file, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot flush a folder
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _save_optimizer(optimizer: AdamW, file: Path) -> dict[str, Any]:
+    from safetensors.numpy import save as serialize
+
+    state = optimizer.state_dict()
+    arrays = {f"{n}.{key}": s[key] for n, s in state["state"].items() for key in ("exp_avg", "exp_avg_sq")}
+    write_atomically(file, serialize(arrays))
+    return {"param_groups": state["param_groups"], "steps": {str(n): s["step"] for n, s in state["state"].items()}}
+
+
+def _read_optimizer(checkpoint: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as deserialize
+
+    file, settings = checkpoint / "trainer" / "optimizer.safetensors", read_record(checkpoint)["optimizer"]
+    try:
+        arrays: dict[str, np.ndarray] = deserialize(file.read_bytes())
+        state = {
+            int(n): {"step": step, "exp_avg": arrays[f"{n}.exp_avg"], "exp_avg_sq": arrays[f"{n}.exp_avg_sq"]}
+            for n, step in settings["steps"].items()
+        }
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{file}: it is damaged ({error})") from error
+    return {"state": state, "param_groups": settings["param_groups"]}
+
+
+def _discard(checkpoint: Path) -> None:
+    # Renamed first: killed half-way through the deletion, it must not look complete.
+    discarded = checkpoint.with_name(_DISCARDED + checkpoint.name)
+    os.rename(checkpoint, discarded)
+    shutil.rmtree(discarded)
