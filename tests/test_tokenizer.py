@@ -73,6 +73,11 @@ SPLITS = {
         "llama3": "don|'t| DON|'T| naïve|²| x|_y| 漢字|123| مرحبا| ",
         "qwen2": "don|'t| DON|'T| naïve|²| x|_y| 漢字|1|2|3| مرحبا| ",
     },
+    "a𝒳𝒴! 𝟙𝟚𝟛𝟜": {
+        "gpt2": "a𝒳𝒴|!| 𝟙𝟚𝟛𝟜",
+        "llama3": "a𝒳𝒴|!| |𝟙𝟚𝟛|𝟜",
+        "qwen2": "a𝒳𝒴|!| |𝟙|𝟚|𝟛|𝟜",
+    },
     "e\u0301 👍🏽! 𝒳𝒴": dict.fromkeys(PATTERNS, "e|\u0301| 👍🏽!| 𝒳𝒴"),
 }
 
@@ -89,7 +94,8 @@ def test_the_three_patterns_split_as_published(text, name):
 @pytest.mark.parametrize(
     ("pattern", "text", "pieces"),
     [
-        (r"\w+", "ab, c²", ["ab", ", ", "c²"]),
+        (r"\w+", "ab, c²Ⓐ", ["ab", ", ", "c²Ⓐ"]),
+        (r"\P{^L}+", "aB1", ["aB", "1"]),
         (r"[\w-]+", "a-b²", ["a-b", "²"]),
         (r"\W+", "ab, c", ["ab", ", ", "c"]),
         (r"(?=[A-Z])", "abCdE", ["ab", "Cd", "E"]),
@@ -99,6 +105,7 @@ def test_the_three_patterns_split_as_published(text, name):
         (r"\Aa|b\z|c\Z", "aabbc\n", ["a", "abb", "c", "\n"]),
         (r"[[a-c]&&[^b]]+|[]x]", "abc]x", ["a", "b", "c", "]", "x"]),
         (r"[^[ab]c]+", "xycab", ["xy", "cab"]),
+        (r"[x[^a-z]]+", "x1a", ["x1", "a"]),
         (r"(?<name>a)(b)?", "abca", ["ab", "c", "a"]),
         (r"\x41|\x{1F600}|\u00e9|\h", "A😀éfg", ["A", "😀", "é", "f", "g"]),
         (r"\p{^L}|\P{Ll}|\p{lu}", "aB1", ["a", "B", "1"]),
@@ -149,7 +156,13 @@ def test_categories_cover_every_code_point_as_unicodedata_says():
         assert any(low <= code <= high for low, high in ranges[unicodedata.category(chr(code))])
 
 
-@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)).map(sorted).map(tuple)))
+def test_white_space_is_that_of_unicode():
+    spaces = {code for low, high in unicode_classes.class_ranges("s") for code in range(low, high + 1)}
+    assert spaces == {code for code in range(0x110000) if unicode_classes.is_space(chr(code))}
+    assert len(spaces) == 25 and 0x1C not in spaces
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted).map(tuple)))
 def test_sets_of_code_points(ranges):
     members = {code for low, high in ranges for code in range(low, high + 1)}
     joined = unicode_classes.union(ranges)
@@ -280,17 +293,23 @@ def test_round_trip(tok, text):
     assert not set(plain) & set(tok.special_tokens.values())
 
 
-@given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 2**32))
-def test_merging_a_word_is_applying_every_merge_in_its_turn(word, seed):
-    rng = np.random.default_rng(seed)
-    ranks = {}
-    for rank in range(12):
-        pair = tuple(int(symbol) for symbol in rng.integers(0, 6 + rank, size=2))
-        ranks.setdefault(pair, (len(ranks), 6 + rank))
-    expected = word
-    for pair, (_, new) in ranks.items():
-        expected = naive_replace(expected, pair, new)
-    assert bpe.merge_word(word, ranks) == expected
+@settings(max_examples=300)
+@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 99), max_size=20), st.booleans())
+def test_merging_a_word_is_applying_every_merge_in_its_turn(word, choices, twice):
+    ranks, expected = {}, word * 2 if twice else word
+    for choice in choices:
+        if len(expected) > 1:
+            at = choice % (len(expected) - 1)
+            pair, new = tuple(expected[at : at + 2]), 3 + len(ranks)
+            ranks[pair] = (len(ranks), new)
+            expected = naive_replace(expected, pair, new)
+    assert bpe.merge_word(word * 2 if twice else word, ranks) == expected
+
+
+def test_a_pair_that_has_changed_waits_for_the_rank_of_what_it_has_become():
+    ranks = {(1, 2): (0, 10), (0, 1): (1, 11), (10, 3): (2, 12), (0, 10): (3, 13)}
+    assert bpe.merge_word([0, 1, 2, 3], ranks) == [0, 12]
+    assert bpe.merge_word([0, 1, 2], ranks) == [13]
 
 
 class CountingDict(dict):

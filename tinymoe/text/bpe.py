@@ -124,7 +124,7 @@ def merge_word(word: Sequence[int], ranks: Mapping[Pair, tuple[int, int]]) -> li
     `ranks` maps a pair to (its rank, the merged token). A heap holds the pairs that can be merged, and a linked list
     the neighbors, so a word of n symbols takes O(n log n) steps even where every merge applies.
     """
-    tokens = [*word, -1]  # -1: no token here, so in no pair
+    tokens = [*word, -1]  # -1: no token here, so in no pair; also what stands before the first
     before, after = list(range(-1, len(word))), list(range(1, len(word) + 2))
     heap = [(ranks[pair][0], at) for at, pair in enumerate(pairwise(word)) if pair in ranks]
     heapq.heapify(heap)
@@ -138,6 +138,6 @@ def merge_word(word: Sequence[int], ranks: Mapping[Pair, tuple[int, int]]) -> li
         after[at] = following = after[gone]
         before[following] = at
         for first, second in ((before[at], at), (at, following)):
-            if first >= 0 and (pair := (tokens[first], tokens[second])) in ranks:
+            if (pair := (tokens[first], tokens[second])) in ranks:
                 heapq.heappush(heap, (ranks[pair][0], first))
     return [token for token in tokens if token >= 0]

@@ -35,7 +35,7 @@ from .grammar import parse, write
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl")  # what is read of a folder
 
-_BABEL_VARIATIONS = 60
+_BABEL_VARIATIONS = 80
 _END_OF_TEXT = "<|endoftext|>"
 _NOT_LIBRARY = {
     "__pycache__",
@@ -108,6 +108,8 @@ def documents(name_or_path: str | os.PathLike[str], *, limit_chars: int | None =
     if name in _CORPORA and isinstance(name_or_path, str):
         corpus = _CORPORA[name]
         texts = itertools.islice(corpus.read(seed), corpus.stop if limit_chars is None else None)
+    elif name == os.path.basename(name) and not Path(name).suffix and not Path(name).exists():
+        raise ValueError(_unknown(name))  # a bare word is rather a name misspelled than a path
     else:
         texts = _read_path(Path(name))
     return list(_limited(texts, limit_chars))
@@ -175,13 +177,14 @@ def _retrieve(name: str, download: Download, known: str | None, target: Path) ->
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         try:
             fetcher = pooch.HTTPDownloader(progressbar=True, timeout=30)
-            came = Path(pooch.retrieve(url, None, fname=download.file, path=folder, downloader=fetcher))
+            # By pooch's annotations, its own downloaders do not fit.
+            came = pooch.retrieve(url, None, download.file, folder, downloader=fetcher)  # pyright: ignore[reportArgumentType]
         except requests.RequestException as error:
             reason = type(error).__name__ if error.response is None else f"HTTP {error.response.status_code}"
             raise ConnectionError(f"{name!r} could not be downloaded from {url} ({reason}). {instead}") from None
-        if known and _sha256(came) != known:
+        if known and _sha256(Path(came)) != known:
             raise ValueError(
-                f"{url} is not the file that {name!r} should be: its SHA-256 is {_sha256(came)}, expected {known}"
+                f"{url} is not the file that {name!r} should be: its SHA-256 is {_sha256(Path(came))}, expected {known}"
             )
         os.replace(came, target)
 
@@ -207,9 +210,9 @@ def _read_path(path: Path) -> Iterator[str]:
     if path.is_dir():
         yield from _read_folder(path)
     elif path.exists():
-        yield from _read_file(path)
-    elif path.name == str(path) and not path.suffix:  # a bare word: rather a name misspelled
-        raise ValueError(_unknown(str(path)))
+        if not (content := _decode(path)).strip():
+            raise ValueError(f"the file {str(path)!r} is empty")
+        yield from _split(path, content)
     else:
         raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
 
@@ -222,17 +225,17 @@ def _read_folder(folder: Path) -> Iterator[str]:
     for parent, children, entries in os.walk(folder, onerror=stop):
         children[:] = [child for child in children if not child.startswith(".")]
         found += [Path(parent, entry) for entry in entries if not entry.startswith(".")]
-    paths = sorted((path for path in found if path.suffix in SUFFIXES and path.stat().st_size), key=Path.as_posix)
-    for path in paths:
-        yield from _read_file(path)
-    if not paths:
+    some = False
+    for path in sorted((path for path in found if path.suffix in SUFFIXES), key=Path.as_posix):
+        if (content := _decode(path)).strip():
+            some = True
+            yield from _split(path, content)
+    if not some:
         raise ValueError(f"the folder {str(folder)!r} has no text in files that end in {', '.join(SUFFIXES)}")
 
 
-def _read_file(path: Path) -> Iterator[str]:
-    content = _decode(path)
-    if not content.strip():
-        raise ValueError(f"the file {str(path)!r} is empty")
+def _split(path: Path, content: str) -> Iterator[str]:
+    """The documents in one file's text: each line's of a .jsonl file, else the whole."""
     if path.suffix != ".jsonl":
         yield content
         return

@@ -42,8 +42,16 @@ class Packed:
         A target is the token that comes next, or -100 where that is padding or another document's.
         """
         ids, documents = self.ids[rows], self.documents[rows]
-        same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
-        return ids[:, :-1], np.where(same, ids[:, 1:], IGNORE), documents[:, :-1]
+        return ids[:, :-1], next_tokens(ids, documents), documents[:, :-1]
+
+
+def next_tokens(ids: np.ndarray, documents: np.ndarray) -> np.ndarray:
+    """What each token of packed rows should predict: ids and documents (rows, tokens) -> (rows, tokens - 1).
+
+    It is the token that comes next, or -100 where that one is padding or belongs to another document.
+    """
+    same = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
+    return np.where(same, ids[:, 1:], IGNORE)
 
 
 def pack(documents: Iterable[Sequence[int] | np.ndarray], context: int, *, eos: int | None) -> Packed:

@@ -35,7 +35,7 @@ from .grammar import Row, Table, Text, parse, parse_row, parse_table, pick, with
 
 MIN_WORDS, MAX_WORDS = 80, 250
 
-_FILES = ("words.txt", "children.txt", "animals.txt", "wonders.txt")
+_FILES = ("words.txt", "children.txt", "animals.txt", "wonders.txt", "moments.txt")
 _PRONOUNS = {
     "girl": {"he": "she", "him": "her", "his": "her", "himself": "herself"},
     "boy": {"he": "he", "him": "him", "his": "his", "himself": "himself"},
@@ -70,7 +70,7 @@ class Storyteller:
             told = [
                 "\n" if beat is None else write(pick(beat, rng), rng, scene, self.tables) + " " for beat in plot.beats
             ]
-            tale = re.sub(r" *\n *", "\n", re.sub(r" +", " ", "".join(told))).strip()
+            tale = re.sub(r" *\n\s*", "\n", re.sub(r" +", " ", "".join(told))).strip()
             if MIN_WORDS <= len(tale.split()) <= MAX_WORDS:
                 return with_articles(tale)
 
