@@ -1,0 +1,1 @@
+"""What `tools/chapters.py` does, one module a command."""
