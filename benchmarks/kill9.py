@@ -24,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 120
+sys.path.insert(0, str(ROOT))  # so that it runs from a clone that is not installed
 
 
 def main() -> None:
@@ -50,30 +51,34 @@ def kill_often(
 ) -> dict[str, Any]:
     """Do what the module says, in an empty folder. RuntimeError for the first thing that is not as it should be."""
     command = _prepare(folder, backend, steps)
+    process = _train(command, folder / "unbroken")
+    _wait_for_a_step(process, folder / "unbroken", 0)
     began = time.perf_counter()
-    _finish(_train(command, folder / "unbroken"))
+    _finish(process)
     seconds = time.perf_counter() - began
     expected = _result(folder / "unbroken")
 
     chance, run, step = random.Random(seed), folder / "killed", 0
-    report = {"kills": 0, "runs": 0, "seconds_unbroken": round(seconds, 2), "resumed_from": [], "hit_a_write": 0}
+    report = {"kills": 0, "runs": 0, "seconds_of_training": round(seconds, 2), "resumed_from": [], "hit_a_write": 0}
     while report["kills"] < kills:
+        before = _half_written(run)
         process = _train(command, run)
+        if chance.random() < 0.8:  # most kills while it trains, the others while it starts as well
+            _wait_for_a_step(process, run, step)
         try:
-            # About as long as the rest of the run takes, so that most kills find it running.
-            process.wait(chance.uniform(0, seconds * (0.3 + 0.7 * (steps - step) / steps)))
+            process.wait(chance.uniform(0, seconds * max(0.1, (steps - step) / steps)))
         except subprocess.TimeoutExpired:
             process.kill()  # SIGKILL
             process.communicate()
             step = _check_newest(run)
             report["kills"] += 1
-            report["hit_a_write"] += _was_writing(run)
+            report["hit_a_write"] += not _half_written(run) <= before
             report["resumed_from"].append(step)
             say(f"kill {report['kills']}: the newest checkpoint is that of step {step}")
             continue
         _compare(process, run, expected)
         report["runs"] += 1
-        seconds, step = 0.8 * seconds, 0  # the machine has become faster, or we were unlucky
+        step = 0
         shutil.rmtree(run)
     _compare(_train(command, run), run, expected)
     return {**report, "runs": report["runs"] + 1, "backend": backend or "default", "equal": True}
@@ -128,8 +133,18 @@ def _compare(process: subprocess.Popen[str], run: Path, expected: tuple[list[dic
         raise RuntimeError("the final weights of a resumed run are not those of the unbroken one")
 
 
-def _was_writing(run: Path) -> bool:
-    return any(path.name.startswith(".") for path in run.rglob("*"))
+def _wait_for_a_step(process: subprocess.Popen[str], run: Path, steps: int) -> None:
+    """Until a process has made a step beyond those that were done when it began, or has ended."""
+    began, metrics = time.time_ns(), run / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.exists() and metrics.stat().st_mtime_ns > began and metrics.read_bytes().count(b"\n") > steps:
+            return
+        time.sleep(0.005)
+
+
+def _half_written(run: Path) -> set[tuple[str, int]]:
+    """What lies there under a temporary name."""
+    return {(str(path), path.stat().st_mtime_ns) for path in run.rglob(".*")}
 
 
 def _check_newest(run: Path) -> int:

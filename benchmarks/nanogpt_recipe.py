@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from a clone that is not installed
 BATCH, CONTEXT, LAYERS, HEADS, WIDTH = 12, 64, 4, 4, 128
 
 
@@ -97,7 +98,6 @@ def train_nanogpt(data: str, seed: int, steps: int) -> dict[str, float]:
     """nanoGPT's loop. Its own evaluations are estimates; the whole validation text comes after them, untimed."""
     import torch
 
-    sys.path.insert(0, str(ROOT))
     from tinymoe.text import corpora
 
     text = corpora.text(data)

@@ -249,9 +249,6 @@ def refused(capsys, message):
     assert not any("Traceback" in line or "Warning" in line for line in lines)
 
 
-# --- disks
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own, 400 kB; `options` can be changed later with `remount`."""

@@ -65,9 +65,6 @@ def refused(capsys):
     return errors[0].removeprefix("tinymoe: error: ")
 
 
-# --- train
-
-
 def test_training_by_name_uses_the_recipe_and_flags_override_it(tmp_path, text, capsys):
     out = tmp_path / "run"
     assert run("train", "--model", "llama-pico", "--data", text, "--tokenizer", "char", "--out", out, *TINY) == 0
@@ -182,9 +179,6 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path, text, start):
     assert (tmp_path / f"run/checkpoints/step-{done:06d}").is_dir()
 
 
-# --- generate
-
-
 def test_generate_prints_the_prompt_and_what_follows(start, capsys):
     arguments = ["generate", "--model", start, "--prompt", "the fox ", "--max-new-tokens", 12, "--temperature", 0]
     assert run(*arguments) == 0
@@ -284,9 +278,6 @@ def test_a_reader_that_leaves_ends_it_quietly(start):
     process.stderr.close()
 
 
-# --- info and export
-
-
 def table(text):
     rows = [line.split("  ") for line in text.splitlines()]
     return {row[0].strip(): next(cell.strip() for cell in row[1:] if cell.strip()) for row in rows if row[0].strip()}
@@ -333,9 +324,6 @@ def test_export_writes_a_model_folder_and_overwrites_nothing(tmp_path, start, ca
     assert run("export", start, "--to", "gguf", "--out", tmp_path / "x") == 2
     assert refused(capsys) == "--to: got 'gguf', expected hf (Hugging Face: config.json, *.safetensors)"
     assert not (tmp_path / "x").exists()
-
-
-# --- refusals
 
 
 @pytest.mark.parametrize(

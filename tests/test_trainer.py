@@ -41,9 +41,6 @@ def assert_same_weights(a, b):
         np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=name)
 
 
-# --- data
-
-
 def test_windows_are_cut_from_the_text_and_shifted_by_one():
     data = TokenData.from_documents([list(range(100))], context=4)
     assert data.train.ids.tolist() == list(range(90))
@@ -110,6 +107,17 @@ def test_packed_training_of_two_documents_keeps_one_for_validation():
     assert set(data.validation.ids.ravel()) <= {0, 7, 8, 9}
 
 
+def test_one_document_is_cut_in_two_when_packed_too():
+    data = TokenData.from_documents([list(range(100))], context=4, packed=True)
+    assert set(data.train.ids[data.train.documents == 0]) == set(range(90))
+    assert set(data.validation.ids[data.validation.documents == 0]) == set(range(90, 100))
+
+
+def test_without_documents_there_is_no_data():
+    with pytest.raises(ValueError, match="documents: got none, expected at least one"):
+        TokenData.from_documents([], context=4)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_other_tokens_have_another_fingerprint(packed):
     documents = [[1, 2, 3, 4, 5, 6, 7, 8]] * 20
@@ -119,9 +127,6 @@ def test_other_tokens_have_another_fingerprint(packed):
     )
     assert one == same != other
     assert one != TokenData.from_documents(documents, 5, end=0, packed=packed).fingerprint
-
-
-# --- one step
 
 
 def test_it_learns(tmp_path):
@@ -200,9 +205,6 @@ def test_packed_training_hands_the_documents_to_the_model():
     assert expected != trainer.model.loss(batch.ids, batch.targets).item()
     assert trainer.step()["loss"] == pytest.approx(expected, rel=1e-6)
     assert math.isfinite(trainer.evaluate())
-
-
-# --- a run
 
 
 def test_a_run_writes_metrics_checkpoints_and_the_model(tmp_path):
@@ -290,7 +292,20 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     before = snapshot(tmp_path)
     with pytest.raises(FileExistsError, match="already holds a run; resume it, or choose another folder"):
         Trainer(tiny_model(), tiny_data(), tiny_config(steps=2), tmp_path).run(progress=False)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        Trainer(tiny_model(), tiny_data(), tiny_config(steps=2), tmp_path).save()
     assert snapshot(tmp_path) == before
+
+
+def test_steps_by_hand_can_be_saved_and_resumed(tmp_path):
+    trainer = Trainer(tiny_model(), tiny_data(), tiny_config(), tmp_path)
+    trainer.step()
+    trainer.save()
+    assert Trainer(tiny_model(), tiny_data(), tiny_config(), tmp_path).resume() == 1
+    trainer.run(progress=False)
+    unbroken = Trainer(tiny_model(), tiny_data(), tiny_config())
+    unbroken.run(progress=False)
+    assert_same_weights(trainer.model, unbroken.model)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +336,6 @@ def test_what_is_only_reported_may_change_when_a_run_is_resumed(tmp_path):
 def test_resuming_without_a_folder_is_refused():
     with pytest.raises(ValueError, match="out: got None, expected the folder"):
         Trainer(tiny_model(), tiny_data(), tiny_config()).resume()
-
-
-# --- stopping
 
 
 def test_interrupted_it_finishes_the_step_saves_and_goes_on_exactly(tmp_path):
@@ -431,9 +443,6 @@ def test_weights_that_broke_in_the_last_update_are_not_saved(tmp_path):
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000005"]
 
 
-# --- settings
-
-
 @pytest.mark.parametrize("name", ["cosine", "wsd", "constant"])
 def test_the_schedule_by_name(name):
     config = tiny_config(schedule=name, steps=100, warmup=0, decay=40)
@@ -456,6 +465,7 @@ def test_wsd_decays_over_a_fifth_unless_told():
     ("setting", "value", "expected"),
     [
         ("steps", 0, "a whole number ≥ 1"),
+        ("steps", 2.5, "a whole number ≥ 1"),
         ("batch_size", -1, "a whole number ≥ 1"),
         ("context", 0, "a whole number ≥ 1"),
         ("accumulate", 0, "a whole number ≥ 1"),

@@ -81,7 +81,7 @@ def keep_tape() -> Iterator[list[Tensor]]:
 
 
 class Operators:
-    """Python's operators and the usual array methods: each is one operation of the table, put on the tape by `apply`."""
+    """Python's operators and the usual array methods: each is one operation of the table, recorded by `apply`."""
 
     __slots__ = ()
     __array_priority__ = 1000  # so that `array * tensor` is ours, not NumPy's

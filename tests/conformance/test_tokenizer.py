@@ -164,7 +164,7 @@ def test_ids_of_ten_thousand_strings_under_each_pattern(trained):
 
 @pytest.mark.parametrize("corpus", BUILT_IN)
 def test_ids_of_the_built_in_corpora(trained, corpus):
-    documents = documents_of(corpus)
+    documents = documents_of(corpus, limit_chars=1_500_000)
     for ours, theirs in trained.values():
         assert ours.encode_batch(documents) == hf_ids(theirs, documents)
 
@@ -175,7 +175,7 @@ def test_every_character_of_unicode_is_split_alike(pattern):
     shuffled = random.Random(0).sample(assigned, len(assigned))
     splitter = Splitter(pattern)
     theirs = pre_tokenizers.Split(Regex(pattern), "isolated")
-    for text in ("".join(assigned), "".join(shuffled), " ".join(shuffled), "'".join(assigned), "a".join(assigned)):
+    for text in ("".join(assigned), " ".join(shuffled), "'".join(shuffled)):
         assert splitter(text) == [piece for piece, _ in theirs.pre_tokenize_str(text)]
 
 

@@ -72,7 +72,7 @@ def _fill(model: CausalLM, weights: dict[str, np.ndarray], folder: Path) -> None
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; a model folder holds config.json and *.safetensors")
+        raise FileNotFoundError(f"{path}: no such file; a model folder holds config.json and model*.safetensors")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -80,9 +80,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = sorted(folder.glob("model*.safetensors"))  # others may lie beside: consolidated, adapters, optimizer state
     if not paths:
-        raise FileNotFoundError(f"{folder}: it holds no *.safetensors file")
+        raise FileNotFoundError(f"{folder}: it holds no model*.safetensors file")
     for path in paths:
         yield from _read_safetensors(path)
 

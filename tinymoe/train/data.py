@@ -47,12 +47,14 @@ class TokenData:
     ) -> TokenData:
         """Cut tokenized documents into rows: windows over their chain, or `packed`, where each sees only itself.
 
-        A tenth is for validation: every tenth document or, where there are fewer than ten, the end of their chain.
+        A tenth is for validation: every tenth document or, where there are too few, the end of their chain.
         `end` is put behind each document. ValueError where a part is too short for one row.
         """
+        if not documents:
+            raise ValueError("documents: got none, expected at least one")
         tail = [] if end is None else [end]
         closed = [np.array([*document, *tail], dtype=np.int32) for document in documents]
-        if not packed and len(closed) < 10:
+        if len(closed) < (2 if packed else 10):
             chain = np.concatenate(closed)
             cut = len(chain) * 9 // 10
             train, validation = [chain[:cut]], [chain[cut:]]

@@ -164,11 +164,15 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one or the run has no folder."""
-        if self.out is None or _latest_step(self.out) == self.steps_done:
+        if self.out is None:
+            return
+        _claim(self, self.out)
+        if _latest_step(self.out) == self.steps_done:
             return
         if bad := _first_not_finite(self.model, "value"):
             raise FloatingPointError(f"step {self.steps_done}: {bad} is not finite; no checkpoint is written of it")
-        checkpoint.sync(self.out / "metrics.jsonl")  # it must not end before the checkpoint does
+        if (self.out / "metrics.jsonl").exists():
+            checkpoint.sync(self.out / "metrics.jsonl")  # it must not end before the checkpoint does
         checkpoint.save(self.out, self.model, self.optimizer, _record(self), self.config.keep)
 
     def resume(self) -> int:
@@ -210,8 +214,8 @@ def _record(trainer: Trainer) -> dict[str, Any]:
 
 def _check_same_run(saved: dict[str, Any], here: dict[str, Any], folder: Path) -> None:
     for section in ("model", "config"):
-        for field in {**saved[section], **here[section]}:
-            was, now = saved[section].get(field), here[section].get(field)
+        for field in (field for field in here[section] if field in saved[section]):  # another version may have more
+            was, now = saved[section][field], here[section][field]
             if was != now and not (section == "config" and field in _MAY_CHANGE):
                 raise ValueError(f"{section} {field}: the checkpoint {folder} has {was!r}, this run {now!r}")
     if saved["data"] != here["data"]:
@@ -223,7 +227,8 @@ def _check_same_run(saved: dict[str, Any], here: dict[str, Any], folder: Path) -
 
 def _check_config(config: TrainConfig) -> None:
     for name in ("steps", "batch_size", "context", "accumulate", "eval_every", "checkpoint_every", "keep"):
-        _expect(name, getattr(config, name), getattr(config, name) >= 1, "a whole number ≥ 1")
+        value = getattr(config, name)
+        _expect(name, value, isinstance(value, int | np.integer) and bool(value >= 1), "a whole number ≥ 1")
     for name in ("warmup", "seed", "min_lr", "weight_decay", "grad_clip"):
         value = getattr(config, name)
         _expect(name, value, 0 <= value < math.inf, "a number ≥ 0")
@@ -274,6 +279,14 @@ def _first_not_finite(model: CausalLM, what: str) -> str | None:
     return None
 
 
+def _claim(trainer: Trainer, out: Path) -> None:
+    """Make the folder of the run, unless it is another run's."""
+    if not trainer._owns_out and holds_a_run(out):
+        raise FileExistsError(f"out: {out} already holds a run; resume it, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    trainer._owns_out = True
+
+
 def _latest_step(out: Path) -> int | None:
     newest = checkpoint.latest(out)
     return None if newest is None else int(newest.name.removeprefix("step-"))
@@ -285,10 +298,7 @@ def _metrics_file(trainer: Trainer) -> Iterator[Callable[[dict[str, float]], Non
     if trainer.out is None:
         yield lambda metrics: None
         return
-    if not trainer._owns_out and holds_a_run(trainer.out):
-        raise FileExistsError(f"out: {trainer.out} already holds a run; resume it, or choose another folder")
-    trainer.out.mkdir(parents=True, exist_ok=True)
-    trainer._owns_out = True
+    _claim(trainer, trainer.out)
     with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
 
         def write(metrics: dict[str, float]) -> None:
