@@ -43,16 +43,18 @@ conformance:  ## the same numbers as PyTorch, Transformers, tokenizers, TRL and 
 chapters:  ## the chapters match the package, build on each other, and still give the committed outputs
 	$(call setup,.venv,test)
 	$(PY) tools/chapters.py check order coverage rebuild --fast
-	$(PY) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=chapters/nbval_sanitize.cfg \
+	@# One thread each for two notebooks at a time: two threads each would fight for two cores, at several times the cost.
+	TINYMOE_MY="$$(mktemp -d)" OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest --nbval --nbval-current-env \
+		--nbval-cell-timeout=120 --nbval-sanitize-with=chapters/nbval_sanitize.cfg \
 		-n 2 --dist loadfile --durations=10 $(or $(CHAPTERS),chapters)
 
 book:  ## the chapters as a static site, in _build/html
 	$(call setup,.venv-book,book)
 	.venv-book/bin/python tools/book.py
 
-bench:  ## how fast tinymoe is beside its peers
+bench:  ## how fast tinymoe is beside its peers (BENCH=benchmarks/x.py BENCH_ARGS="--seeds 1" for one of them)
 	$(call setup,.venv-conformance,conformance)
-	@for file in benchmarks/*.py; do echo "== $$file"; .venv-conformance/bin/python $$file $(BENCH_ARGS) || exit 1; done
+	@for file in $(or $(BENCH),benchmarks/*.py); do echo "== $$file"; .venv-conformance/bin/python $$file $(BENCH_ARGS) || exit 1; done
 
 lint:  ## ruff (notebooks too), pyright, and the layers
 	$(call setup,.venv,test lint)
@@ -62,4 +64,4 @@ lint:  ## ruff (notebooks too), pyright, and the layers
 
 clean:  ## remove what was built; the environments (.venv*) and my_tinymoe stay
 	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
-	find . -path './.venv*' -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print | xargs rm -rf
+	find . -path './.venv*' -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -95,7 +95,8 @@ def test_the_three_patterns_split_as_published(text, name):
     ("pattern", "text", "pieces"),
     [
         (r"\w+", "ab, c²Ⓐ", ["ab", ", ", "c²Ⓐ"]),
-        (r"\P{^L}+", "aB1", ["aB", "1"]),
+        (r"\p{^L}{2}", "ab12cd3", ["ab", "12", "cd3"]),
+        (r"\P{^L}{2}", "ab12cd3", ["ab", "12", "cd", "3"]),
         (r"[\w-]+", "a-b²", ["a-b", "²"]),
         (r"\W+", "ab, c", ["ab", ", ", "c"]),
         (r"(?=[A-Z])", "abCdE", ["ab", "Cd", "E"]),
@@ -533,6 +534,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
         ("pre_tokenizer", {"type": "Metaspace"}, "pre_tokenizer is Metaspace"),
         ("pre_tokenizer", SPLIT, "pre_tokenizer is Split"),
         ("pre_tokenizer.pretokenizers", [BYTE_LEVEL, SPLIT], r"ByteLevel \+ Split"),
+        ("pre_tokenizer.pretokenizers", [BYTE_LEVEL, BYTE_LEVEL], r"ByteLevel \+ ByteLevel"),
         ("pre_tokenizer.pretokenizers.0", {"type": "Punctuation"}, r"pretokenizers\[0\].type is 'Punctuation'"),
         ("pre_tokenizer.pretokenizers.0.behavior", "MergedWithNext", r"behavior is 'MergedWithNext'"),
         ("pre_tokenizer.pretokenizers.0.invert", None, r"pretokenizers\[0\].invert must be a bool"),
@@ -552,6 +554,16 @@ def test_a_file_that_cannot_be_followed_is_refused_by_field(field, value, says, 
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec_with(field, value)), encoding="utf-8")
     with pytest.raises(ValueError, match=f"cannot read the tokenizer at .*: .*({says})"):
         Tokenizer.load(tmp_path)
+
+
+def test_an_added_token_may_not_take_the_id_of_another():
+    spec = spec_with("added_tokens.0.content", "<new>")
+    spec["model"] |= {"vocab": {"a": 0, "b": 2}, "merges": []}
+    spec["added_tokens"][0]["id"] = 2
+    with pytest.raises(ValueError, match=r"added_tokens\[0\].id is 2 for '<new>'"):
+        Tokenizer(spec)
+    spec["model"]["vocab"]["b"] = 1
+    assert Tokenizer(spec).encode("ab<new>") == [0, 1, 2]
 
 
 def test_a_vocabulary_without_some_bytes_says_so_when_it_meets_one():
@@ -594,7 +606,7 @@ def test_ignore_merges_takes_a_known_word_whole():
         ([SPLIT, BYTE_LEVEL | {"add_prefix_space": True}], "a b", [" a", " ", " b"]),
         ([SPLIT | {"invert": True}, BYTE_LEVEL | {"use_regex": False}], "a  b", ["a", "  ", "b"]),
         ([SPLIT | {"behavior": "Removed", "invert": True}, BYTE_LEVEL], "a  b", [" ", " "]),
-        ([SPLIT | {"pattern": {"String": "a."}}, BYTE_LEVEL | {"use_regex": False}], "xa.ab", ["x", "a.", "ab"]),
+        ([SPLIT | {"pattern": {"String": "a."}}, BYTE_LEVEL | {"use_regex": False}], "xabca.", ["xabc", "a."]),
         ([{"type": "Sequence", "pretokenizers": [SPLIT]}, BYTE_LEVEL], "a  b", ["a", "  ", "b"]),
     ],
 )
