@@ -14,7 +14,7 @@ def rope_frequencies(head_dim: int, theta: float = 10000.0) -> np.ndarray:
     Raises ValueError for an odd head_dim: its last channel would have no partner to rotate with.
     """
     if head_dim % 2:
-    """Angle a position of each channel pair, theta^(-2i/head_dim) (Su et al. 2021), one a pair: (head_dim/2,).
+        raise ValueError(f"head_dim: got {head_dim}, expected an even number (rotary embedding turns channel pairs)")
     return (1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)).astype(np.float32)
 
 

@@ -21,7 +21,8 @@ from ..models import from_pretrained
 from ..models.decoder import CausalLM
 from .optim import AdamW
 
-_UNFINISHED, _DISCARDED = ".writing-", ".discarded-"
+_UNFINISHED = ".writing-"
+_DISCARDED = ".discarded-"
 
 
 def save(run: Path, model: CausalLM, optimizer: AdamW, record: dict[str, Any], keep: int = 2) -> Path:

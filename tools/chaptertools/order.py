@@ -47,13 +47,13 @@ def _problem(
     path, _, name = key.partition("::")
     if name.startswith("__") or first.get(key, "99") <= number:
         return None
-    if package.definitions[key].kind == "constant":
-        # A constant comes with its module: it may be used once anything of that has been taught.
-        homes = [n for other, n in first.items() if other.startswith(f"{path}::")]
-        return None if min(homes, default="99") <= number else f"nothing of {path} has been taught yet"
     if key in first:
         return f"is taught only in chapter {first[key]}"
-    return "is private to the package" if name.startswith("_") else "is neither taught nor listed in untaught.txt"
+    if name.startswith("_") or package.definitions[key].kind == "constant":
+        # Constants and private helpers come with their module: a cell that shows its code has to have them.
+        homes = [n for other, n in first.items() if other.startswith(f"{path}::")]
+        return None if min(homes, default="99") <= number else f"nothing of {path} has been taught yet"
+    return "is neither taught nor listed in untaught.txt"
 
 
 class Uses:

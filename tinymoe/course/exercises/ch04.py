@@ -30,7 +30,7 @@ def _updates(*numbers: float, **changes: Any) -> Any:
         settings = {**_SETTINGS, **changes}
         before = [np.array([value, -2 * value]) for value in numbers]
         before[3] = np.abs(before[3])
-        expected = _adamw_in_float64(*before, settings)
+        expected = _adamw_in_float64(before[0], before[1], before[2], before[3], settings)
         p, g, m, v = (array.copy() for array in before)
         adamw(current(), p, g, m, v, **settings)
         given = "\n".join(f"{name} = {array.tolist()}" for name, array in zip("pgmv", before, strict=True))
@@ -96,8 +96,8 @@ EXERCISES = [
             "new name to a new array, and the optimizer would forget it.",
             "m moves toward g by a share of 1 - beta1: m += (1 - beta1) * (g - m). v does the same toward g * g. "
             "Make `g = g * scale` first: that is a new array, and the caller's gradient stays as it was.",
-            "Divide m by 1 - beta1**step and v by 1 - beta2**step (into new arrays), shrink p by 1 - lr * weight_decay, "
-            "then subtract lr * m_hat / (sqrt(v_hat) + eps).",
+            "Divide m by 1 - beta1**step and v by 1 - beta2**step (into new arrays), multiply p by "
+            "1 - lr * weight_decay, then subtract lr * m_hat / (sqrt(v_hat) + eps).",
         ],
     ),
     Exercise(
