@@ -315,7 +315,7 @@ def test_check_finds_what_should_not_be_committed(say, root, cells, said):
     [
         [code("1", PICTURE)],
         [code("1", printed("https://example.org/home/x or a/tmp/b or ./work/c\n"))],
-        [code("%matplotlib inline\n!ls\nx = 1", tags=("NBVAL_IGNORE_OUTPUT", "hide-input"))],
+        [code("%matplotlib inline\n!ls\nx = 1", tags=("nbval-ignore-output", "hide-input"))],
         [code("# NBVAL_IGNORE_OUTPUT\nx = 1", printed("12 steps\n", "stderr"))],
     ],
 )

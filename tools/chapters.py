@@ -24,7 +24,7 @@ How to write a chapter
 - At least three exercises. Each is defined in `tinymoe/course/exercises/chNN.py` (`tinymoe.course.registry.Exercise`,
   `tinymoe.course.checks`), its wrong answers in `tests/exercises/test_chNN.py` (see `runner.py` there). In the
   chapter it is a function under `@exercise("NN.name")` whose body, or the gaps in it, are `...`.
-- Print rounded numbers. The tag NBVAL_IGNORE_OUTPUT is for timings, plots and samples; `nbval_sanitize.cfg` makes
+- Print rounded numbers. The tag `nbval-ignore-output` is for timings, plots and samples; `nbval_sanitize.cfg` makes
   times, rates and addresses equal before outputs are compared.
 - Then `sync run check NN`, look at the result, and commit it with its outputs.
 """

@@ -6,7 +6,9 @@ everything between them, where NumPy makes one pass over memory, and one tempora
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -246,6 +248,9 @@ class NumbaBackend(ReferenceBackend):
 
     name = "numba"
 
+    def __init__(self) -> None:
+        _keep_freed_memory()
+
     @_if_large
     def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
         """One pass to sum the squares, one to write the result."""
@@ -340,6 +345,18 @@ class NumbaBackend(ReferenceBackend):
         settings = (real(s) for s in (scale, 1 - beta1, 1 - beta2, shrink, rate, root, eps))
         flat = (p.reshape(-1), np.ascontiguousarray(g).reshape(-1), m.reshape(-1), v.reshape(-1))
         _adamw(*flat, *settings)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep freed arrays for the next ones instead of handing their pages back to the system.
+
+    A training step frees and allocates the same sizes again and again; the page faults of fresh memory cost a quarter
+    of the time of a small model's step. Where there is no glibc, nothing happens.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc accepts
+        libc.mallopt(m_trim_threshold, 1 << 30)
 
 
 def _rows(x: Array) -> Array:

@@ -16,8 +16,8 @@ from .notebooks import Cell, Chapter
 LEAST_EXERCISES = 3
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:home|root|tmp|work|Users|private|var/folders)/[\w.-]")
 BASE64 = re.compile(r"base64,[A-Za-z0-9+/=\s]+")
-# With these, nbval proves nothing about a cell.
-BAD_TAGS = {"raises-exception", "nbval-raises-exception", "nbval-skip"}
+# With these, nbval proves nothing about a cell; the last it only knows as a comment, and ignores as a tag.
+BAD_TAGS = {"raises-exception", "nbval-raises-exception", "nbval-skip", "NBVAL_IGNORE_OUTPUT"}
 BAD_COMMENT = re.compile(
     r"^\s*#+\s*(NBVAL_SKIP|NBVAL_RAISES_EXCEPTION|PYTEST_VALIDATE_IGNORE_OUTPUT)\s*$", re.MULTILINE
 )

@@ -1,0 +1,108 @@
+"""Every operation, forward and backward, against PyTorch in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from op_cases import CASES, _cos, _documents, _ids, _sin, _targets
+
+from tinymoe.backend import current
+from tinymoe.tensor import Tensor
+
+
+def _attend(q: Any, k: Any, v: Any, documents: Any = None) -> Any:
+    k, v = (torch.repeat_interleave(x, q.shape[2] // x.shape[2], dim=2).transpose(1, 2) for x in (k, v))
+    T, S = q.shape[1], k.shape[2]
+    allowed = torch.arange(S)[None] <= torch.arange(S - T, S)[:, None]
+    if documents is not None:
+        d = torch.tensor(documents)
+        allowed = (allowed & (d[:, -T:, None] == d[:, None, :]))[:, None]
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=allowed, scale=0.4).transpose(1, 2)
+
+
+def _rope(x: Any) -> Any:
+    cos, sin = (torch.tensor(np.concatenate([a, a], axis=-1))[:, :, None] for a in (_cos, _sin))
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _rms_norm(x: Any, w: Any) -> Any:
+    return F.rms_norm(x, (x.shape[-1],), w, eps=1e-5)
+
+
+THEIRS: dict[str, Callable[..., Any]] = {
+    "add": torch.add,
+    "add broadcast": torch.add,
+    "add itself": lambda a: a + a,
+    "sub broadcast": torch.sub,
+    "sub from number": lambda a: 2.0 - a,
+    "mul broadcast": torch.mul,
+    "mul number": lambda a: 3.0 * a,
+    "div broadcast": torch.div,
+    "div number by": lambda a: 2.0 / a,
+    "neg": torch.neg,
+    "power": lambda a: a**3,
+    "power root": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "silu": F.silu,
+    "sum": torch.sum,
+    "sum axis": lambda a: a.sum(1),
+    "sum axes keepdims": lambda a: a.sum((0, 2), keepdim=True),
+    "mean": torch.mean,
+    "mean axis": lambda a: a.mean(-1),
+    "max": torch.max,
+    "max axis": lambda a: a.amax(0),
+    "max keepdims": lambda a: a.amax(1, keepdim=True),
+    "reshape": lambda a: a.reshape(4, -1),
+    "transpose": lambda a: a.permute(2, 0, 1),
+    "transpose all": lambda a: a.permute(2, 1, 0),
+    "getitem slice": lambda a: a[1:, ::2],
+    "getitem repeated": lambda a: a[torch.tensor([0, 2, 2, 0])],
+    "concatenate": lambda a, b: torch.cat([a, b], dim=1),
+    "matmul": torch.matmul,
+    "matmul batched": torch.matmul,
+    "matmul broadcast": torch.matmul,
+    "linear": F.linear,
+    "linear bias": F.linear,
+    "softmax": lambda a: a.softmax(-1),
+    "log_softmax": lambda a: a.log_softmax(-1),
+    "embedding repeated": lambda table: F.embedding(torch.tensor(_ids), table),
+    "rms_norm": _rms_norm,
+    "rms_norm many rows": _rms_norm,
+    "rope": _rope,
+    "swiglu": lambda gate, up: F.silu(gate) * up,
+    "attention": _attend,
+    "attention grouped": _attend,
+    "attention one key head": _attend,
+    "attention late queries": _attend,
+    "attention one token": _attend,
+    "attention documents": lambda q, k, v: _attend(q, k, v, _documents),
+    "linear_cross_entropy": lambda x, w: F.cross_entropy((x @ w.T).flatten(0, 1), torch.tensor(_targets).flatten()),
+}
+
+
+def test_every_case_has_its_counterpart():
+    assert THEIRS.keys() == CASES.keys()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forward_and_backward(case, backend):
+    ours, arrays = CASES[case]
+    leaves = [Tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    out, expected = ours(*leaves), THEIRS[case](*theirs)
+    np.testing.assert_allclose(out.numpy(), expected.detach().numpy(), rtol=1e-9, atol=1e-11)
+    mix = np.random.default_rng(0).standard_normal(out.shape)
+    out.backward(mix)
+    expected.backward(torch.tensor(mix))
+    for leaf, other in zip(leaves, theirs, strict=True):
+        np.testing.assert_allclose(current().to_numpy(leaf.grad), other.grad.numpy(), rtol=1e-9, atol=1e-11)
