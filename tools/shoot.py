@@ -82,7 +82,7 @@ def main() -> int:
 @contextmanager
 def browser(args: argparse.Namespace) -> Iterator[Any]:
     """A page of a headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
