@@ -317,10 +317,10 @@ class NumbaBackend(ReferenceBackend):
 
     @_if_large
     def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
-        """In place where the logits are a temporary of the fused output layer: their memory becomes the gradient."""
-        losses, dlogits = np.empty(len(logits), dtype=logits.dtype), logits.copy()
-        _cross_entropy(dlogits, targets, losses)
-        return losses, dlogits
+        """In place: the logits' memory becomes the gradient's."""
+        losses = np.empty(len(logits), dtype=logits.dtype)
+        _cross_entropy(logits, targets, losses)
+        return losses, logits
 
     def adamw(
         self,

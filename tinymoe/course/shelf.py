@@ -6,11 +6,11 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import FunctionType, ModuleType
 
+from ..files import write_atomically
 from .calling import attempt
 from .source import last_function
 
@@ -127,13 +127,4 @@ def _stamp(body: str, checks: bytes) -> str:
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, file)
-    except BaseException:
-        os.unlink(draft)
-        raise
+    write_atomically(file, text.encode())

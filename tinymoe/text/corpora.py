@@ -30,6 +30,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from ..files import write_atomically
 from . import arithmetic, tales
 from .grammar import parse, write
 
@@ -145,7 +146,7 @@ def fetch(name: str) -> Path:
     if not target.exists() or (known and _sha256(target) != known):
         _retrieve(name, download, known, target)
     if known is None:
-        _write_atomically(record, _sha256(target) + "\n")
+        write_atomically(record, f"{_sha256(target)}\n".encode())
     return target
 
 
@@ -269,15 +270,6 @@ def _decode(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_atomically(path: Path, content: str) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _arithmetic(seed: int) -> Iterator[str]:
