@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import os
 import random
@@ -60,9 +59,7 @@ def _same_random_numbers() -> None:
 
 
 @pytest.fixture(params=["numpy", "numba", "cupy"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the test once on each backend; its name is the value. Numba's kernels run for the smallest arrays too."""
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once on each backend; its name is the value."""
     with tm.using(request.param):
-        if request.param == "numba":
-            monkeypatch.setattr(importlib.import_module("tinymoe.backend.numba_cpu"), "SMALL", 0)
         yield request.param
