@@ -9,6 +9,7 @@ import numpy as np
 
 from tinymoe import ops
 from tinymoe.backend import current
+from tinymoe.backend.reference import AttentionRules
 
 _rng = np.random.default_rng(0)
 
@@ -36,6 +37,28 @@ def _attend(q: Any, k: Any, v: Any, documents: bool = False) -> Any:
     d = on_backend(_documents) if documents else None
     return ops.attention(q, k, v, scale=0.4, q_documents=d if d is None else d[:, -q.shape[1] :], k_documents=d)
 
+
+def _rule(q: Any, k: Any, v: Any, sinks: Any, **options: Any) -> Any:
+    arrays = {name: on_backend(value) for name, value in options.items() if isinstance(value, np.ndarray)}
+    rules = AttentionRules(0.4, **{**options, **arrays})
+    return ops.ruled_attention(q, k, v, sinks, rules=rules)
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "window": {"window": 2},
+    "softcap": {"softcap": 0.7},
+    "slopes": {"slopes": np.array([0.5, 0.25, 0.125, 0.0])},
+    "selected": {
+        "selected": np.array([[[0, 0], [1, 4], [0, 2], [3, 1], [1, 4]], [[0, 1], [0, 3], [2, 1], [3, 4], [0, 1]]])
+    },
+    "everything": {
+        "window": 3,
+        "softcap": 2.0,
+        "slopes": np.array([0.5, 0.25, 0.125, 0.1]),
+        "q_documents": _documents,
+        "k_documents": _documents,
+    },
+}
 
 CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "add": (ops.add, (r(3, 4), r(3, 4))),
@@ -84,6 +107,13 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
         (r(2, 5, 3, 6),),
     ),
+    "rope partial": (
+        lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
+        (r(2, 5, 3, 9),),
+    ),
+    "layer_norm": (lambda x, w, b: ops.layer_norm(x, w, b, eps=1e-5), (r(2, 3, 8), r(8), r(8))),
+    "gelu": (ops.gelu, (np.concatenate([3 * r(3, 5), [[-9.0, -0.3, 0.0, 0.5, 7.0]]]),)),
+    "gelu_tanh": (ops.gelu_tanh, (3 * r(3, 5),)),
     "swiglu": (ops.swiglu, (r(2, 3, 4), r(2, 3, 4))),
     "attention": (_attend, (r(2, 5, 4, 3), r(2, 5, 4, 3), r(2, 5, 4, 3))),
     "attention grouped": (_attend, (r(2, 5, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 3))),
@@ -93,6 +123,25 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "attention documents": (
         lambda q, k, v: _attend(q, k, v, documents=True),
         (r(2, 5, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 3)),
+    ),
+    **{
+        f"ruled_attention {name}": (
+            lambda q, k, v, sinks, options=options: _rule(q, k, v, sinks, **options),
+            (r(2, 5, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 4), r(4)),
+        )
+        for name, options in RULES.items()
+    },
+    "ruled_attention without sinks": (
+        lambda q, k, v: _rule(q, k, v, None, window=2),
+        (r(2, 3, 4, 3), r(2, 5, 1, 3), r(2, 5, 1, 2)),
+    ),
+    "linear_cross_entropy softcap": (
+        lambda x, w: ops.linear_cross_entropy(x, w, targets=on_backend(_targets), softcap=0.8),
+        (r(2, 3, 4), r(5, 4)),
+    ),
+    "linear_cross_entropy bias": (
+        lambda x, w, b: ops.linear_cross_entropy(x, w, b, targets=on_backend(_targets), softcap=3.0),
+        (r(2, 3, 4), r(5, 4), r(5)),
     ),
     "linear_cross_entropy": (
         lambda x, w: ops.linear_cross_entropy(x, w, targets=on_backend(_targets)),

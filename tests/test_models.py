@@ -97,7 +97,8 @@ def test_cache_remembers_documents():
 def test_gradients_of_a_whole_model_by_finite_differences(backend):
     """Two layers, grouped heads, packed documents, ignored targets: everything at once, in float64."""
     model = small(num_key_value_heads=2, hidden_size=8, intermediate_size=6, vocab_size=5)
-    model.model.rotary.frequencies = model.model.rotary.frequencies.astype(np.float64)
+    turn = model.model.positions["full_attention"]
+    turn.frequencies = turn.frequencies.astype(np.float64)
     names = ["model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
     parameters = dict(model.named_parameters())
     for p in parameters.values():
@@ -341,7 +342,7 @@ def test_every_family_knows_its_config():
     for name in FAMILIES:
         kind = family(name)
         assert kind.model_type == name
-        config = Config(**SMALL)
+        config = Config(**{**SMALL, **kind.parts, "model_type": name})
         assert kind.config_from_hf(kind.config_to_hf(config)) == config
 
 

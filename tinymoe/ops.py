@@ -8,11 +8,12 @@ are keywords and have no gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from .backend.reference import Array
+from .backend.reference import Array, AttentionRules
 from .tensor import OPS, Context, Tensor, Vjp, apply
 
 Result = tuple[Array, Vjp]
@@ -258,8 +259,51 @@ def rms_norm(ctx: Context, x: Array, weight: Array, *, eps: float) -> Result:
 
 @op
 def rope(ctx: Context, x: Array, *, cos: Array, sin: Array) -> Result:
-    """Rotary position embedding: x (B, T, H, D), cos and sin (B or 1, T, D/2). A rotation's vjp is its inverse."""
+    """Rotary position embedding: x (B, T, H, D), cos and sin (B or 1, T, R/2) for the first R of the D channels.
+
+    A rotation's vjp is its inverse.
+    """
     return ctx.backend.rope(x, cos, sin), lambda g: (ctx.backend.rope(g, cos, -sin),)
+
+
+@op
+def layer_norm(ctx: Context, x: Array, weight: Array, bias: Array, *, eps: float) -> Result:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016)."""
+    rows = ctx.xp.ascontiguousarray(x).reshape(-1, x.shape[-1])  # (N, C)
+    centered = rows - rows.mean(axis=-1, keepdims=True)
+    y, inverse_std = ctx.backend.rms_norm(centered, weight, eps)
+
+    def vjp(g: Array) -> tuple[Array, Array, Array]:
+        g = g.reshape(rows.shape)
+        dx, dweight = ctx.backend.rms_norm_backward(g, centered, weight, inverse_std)
+        dx -= dx.mean(axis=-1, keepdims=True)  # taking the mean out has itself as its vjp
+        return dx.reshape(x.shape), dweight, g.sum(axis=0)
+
+    return (y + bias).reshape(x.shape), vjp
+
+
+@op
+def gelu(ctx: Context, x: Array) -> Result:
+    """x * Phi(x), with the normal distribution's own Phi (Hendrycks and Gimpel 2016): half of 1 + erf(x / sqrt 2)."""
+    phi = 0.5 * (1 + ctx.backend.erf(x * math.sqrt(0.5)))
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * (phi + x * ctx.xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)),)
+
+    return x * phi, vjp
+
+
+@op
+def gelu_tanh(ctx: Context, x: Array) -> Result:
+    """GELU by the tanh that GPT-2 approximates it with: x/2 * (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    root = math.sqrt(2 / math.pi)
+    bent = ctx.xp.tanh(root * (x + 0.044715 * x**3))
+
+    def vjp(g: Array) -> tuple[Array]:
+        slope = root * (1 + 3 * 0.044715 * x * x)
+        return (g * 0.5 * (1 + bent + x * (1 - bent * bent) * slope),)
+
+    return 0.5 * x * (1 + bent), vjp
 
 
 @op
@@ -280,28 +324,55 @@ def attention(
     k_documents: Array | None = None,
 ) -> Result:
     """Causal attention: q (B, T, H, D), k and v (B, S, K, D) -> (B, T, H, D). See `ReferenceBackend.attention`."""
-    out, lse = ctx.backend.attention(q, k, v, scale, q_documents, k_documents)
+    rules = AttentionRules(scale, q_documents, k_documents)
+    out, lse = ctx.backend.attention(q, k, v, None, rules)
 
-    def vjp(g: Array) -> tuple[Array, Array, Array]:
-        return ctx.backend.attention_backward(g, q, k, v, out, lse, scale, q_documents, k_documents)
+    def vjp(g: Array) -> tuple[Array, ...]:
+        return ctx.backend.attention_backward(g, q, k, v, None, rules, out, lse)[:3]
 
     return out, vjp
 
 
 @op
-def linear_cross_entropy(ctx: Context, x: Array, weight: Array, *, targets: Array) -> Result:
+def ruled_attention(
+    ctx: Context, q: Array, k: Array, v: Array, sinks: Array | None, *, rules: AttentionRules
+) -> Result:
+    """Causal attention by any `AttentionRules`: q (B, T, H, D), k (B, S, K, D), v (B, S, K, E) -> (B, T, H, E).
+
+    sinks (H,) holds one more score a head, which takes attention and gives nothing, or None.
+    """
+    out, lse = ctx.backend.attention(q, k, v, sinks, rules)
+
+    def vjp(g: Array) -> tuple[Array | None, ...]:
+        return ctx.backend.attention_backward(g, q, k, v, sinks, rules, out, lse)
+
+    return out, vjp
+
+
+@op
+def linear_cross_entropy(
+    ctx: Context,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    targets: Array,
+    softcap: float | None = None,
+) -> Result:
     """Mean next-token loss of the output layer: x (..., C), weight (V, C), targets (...) with -100 for «ignore».
 
+    Gemma 2 bends the logits to softcap * tanh(logits / softcap) before the softmax; Phi has a bias (V,).
     Raises ValueError when every target is ignored: the mean of nothing is not a number.
     """
     rows, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)  # (N, C), (N,)
     count = int((wanted >= 0).sum())
     if count == 0:
         raise ValueError("targets: every target is -100 (ignored), so there is no loss to average")
-    losses, dx, dweight = ctx.backend.linear_cross_entropy(rows, weight, wanted, any(ctx.needs))
+    losses, *grads = ctx.backend.linear_cross_entropy(rows, weight, bias, wanted, softcap, any(ctx.needs))
 
-    def vjp(g: Array) -> tuple[Array, Array]:
+    def vjp(g: Array) -> tuple[Array | None, ...]:
         share = g / count
-        return (dx * share).reshape(x.shape), dweight * share
+        dx, dweight, dbias = (None if d is None else d * share for d in grads)
+        return (dx.reshape(x.shape), dweight, dbias)[: len(ctx.needs)]
 
     return losses.sum() / x.dtype.type(count), vjp

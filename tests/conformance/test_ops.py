@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from op_cases import CASES, _cos, _documents, _ids, _sin, _targets
+from op_cases import CASES, RULES, _cos, _documents, _ids, _sin, _targets
 
 from tinymoe.backend import current
 from tinymoe.tensor import Tensor
@@ -31,8 +31,37 @@ def _rope(x: Any) -> Any:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def _capped_loss(logits: Any, cap: float) -> Any:
+    return F.cross_entropy((cap * torch.tanh(logits / cap)).flatten(0, 1), torch.tensor(_targets).flatten())
+
+
 def _rms_norm(x: Any, w: Any) -> Any:
     return F.rms_norm(x, (x.shape[-1],), w, eps=1e-5)
+
+
+def _ruled(q: Any, k: Any, v: Any, sinks: Any = None, **options: Any) -> Any:
+    """The plain formula, with every score in one (T, S) table and the sink as one more column."""
+    k, v = (torch.repeat_interleave(x, q.shape[2] // x.shape[2], dim=2) for x in (k, v))
+    T, S = q.shape[1], k.shape[1]
+    scores = torch.einsum("bthd,bshd->bhts", q, k) * 0.4
+    distance = torch.arange(S - T, S)[:, None] - torch.arange(S)
+    if options.get("softcap"):
+        scores = options["softcap"] * torch.tanh(scores / options["softcap"])
+    if options.get("slopes") is not None:
+        scores = scores - torch.tensor(options["slopes"])[:, None, None] * distance
+    allowed = (distance >= 0)[None, None]
+    if options.get("window"):
+        allowed = allowed & (distance < options["window"])
+    if options.get("q_documents") is not None:
+        d = torch.tensor(options["q_documents"])
+        allowed = allowed & (d[:, -T:, None] == d[:, None, :])[:, None]
+    if options.get("selected") is not None:
+        chosen = torch.zeros(len(q), T, S, dtype=torch.bool).scatter(2, torch.tensor(options["selected"]), True)
+        allowed = allowed & chosen[:, None]
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)], dim=-1)
+    return torch.einsum("bhts,bshd->bthd", scores.softmax(-1)[..., :S], v)
 
 
 THEIRS: dict[str, Callable[..., Any]] = {
@@ -79,6 +108,10 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "rms_norm": _rms_norm,
     "rms_norm many rows": _rms_norm,
     "rope": _rope,
+    "rope partial": lambda x: torch.cat([_rope(x[..., :6]), x[..., 6:]], dim=-1),
+    "layer_norm": lambda x, w, b: F.layer_norm(x, (x.shape[-1],), w, b, eps=1e-5),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "swiglu": lambda gate, up: F.silu(gate) * up,
     "attention": _attend,
     "attention grouped": _attend,
@@ -86,6 +119,13 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "attention late queries": _attend,
     "attention one token": _attend,
     "attention documents": lambda q, k, v: _attend(q, k, v, _documents),
+    **{
+        f"ruled_attention {name}": lambda q, k, v, sinks, options=options: _ruled(q, k, v, sinks, **options)
+        for name, options in RULES.items()
+    },
+    "ruled_attention without sinks": lambda q, k, v: _ruled(q, k, v, window=2),
+    "linear_cross_entropy softcap": lambda x, w: _capped_loss(x @ w.T, 0.8),
+    "linear_cross_entropy bias": lambda x, w, b: _capped_loss(x @ w.T + b, 3.0),
     "linear_cross_entropy": lambda x, w: F.cross_entropy((x @ w.T).flatten(0, 1), torch.tensor(_targets).flatten()),
 }
 

@@ -22,7 +22,7 @@ from numba.core import config
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from .reference import Array, ReferenceBackend
+from .reference import Array, AttentionRules, ReferenceBackend
 
 # OpenMP's threads keep spinning beside BLAS's own and the two fight for the cores (8 ms instead of 1.2 for a
 # product and one kernel); the work-queue layer's threads sleep. It must be chosen before the first parallel kernel.
@@ -130,7 +130,7 @@ def _rms_norm_backward(g, x, weight, inverse_rms, dx, partial):  # type: ignore[
 @_kernel
 def _rope(x, cos, sin, y):  # type: ignore[no-untyped-def]
     batch, tokens, heads, dim = x.shape
-    half = dim // 2
+    half = cos.shape[2]
     for row in numba.prange(batch * tokens):
         b, t = row // tokens, row % tokens
         c = cos[b % cos.shape[0], t]
@@ -140,6 +140,16 @@ def _rope(x, cos, sin, y):  # type: ignore[no-untyped-def]
                 first, second = x[b, t, h, j], x[b, t, h, j + half]
                 y[b, t, h, j] = first * c[j] - second * s[j]
                 y[b, t, h, j + half] = second * c[j] + first * s[j]
+            for j in range(2 * half, dim):
+                y[b, t, h, j] = x[b, t, h, j]
+
+
+@_kernel
+def _erf(x, y):  # type: ignore[no-untyped-def]
+    rows, width = x.shape
+    for i in numba.prange(rows):
+        for j in range(width):
+            y[i, j] = math.erf(x[i, j])
 
 
 @_kernel
@@ -164,16 +174,25 @@ def _swiglu_backward(g, gate, up, dgate, dup):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _masked_softmax(scores, scale, allowed, lse):  # type: ignore[no-untyped-def]
+def _masked_softmax(scores, scale, softcap, slopes, sinks, allowed, nearest, lse):  # type: ignore[no-untyped-def]
     batch, heads, tokens, keys = scores.shape
-    zero = scores.dtype.type(0)
+    zero, one, hidden = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(-np.inf)
     for row in numba.prange(batch * heads):
         b, h = row // heads, row % heads
         for t in range(tokens):
             line, seen = scores[b, h, t], allowed[b % allowed.shape[0], t]
-            top = scores.dtype.type(-np.inf)
+            if softcap > zero:
+                for j in range(keys):
+                    line[j] = softcap * np.tanh(line[j] * scale / softcap)
+            else:
+                for j in range(keys):
+                    line[j] *= scale
+            if slopes[h] != zero:
+                for j in range(keys):
+                    line[j] -= slopes[h] * scores.dtype.type(nearest + t - j)
+            top = sinks[h]
             for j in range(keys):
-                line[j] = line[j] * scale if seen[j] else scores.dtype.type(-np.inf)
+                line[j] = line[j] if seen[j] else hidden
                 top = max(top, line[j])
             total = zero
             for j in range(keys):
@@ -181,25 +200,37 @@ def _masked_softmax(scores, scale, allowed, lse):  # type: ignore[no-untyped-def
                 weight = _exp(line[j] - top) if seen[j] else zero
                 line[j] = weight
                 total += weight
+            if sinks[h] > hidden:
+                total += math.exp(sinks[h] - top)
             lse[b, h, t] = top + math.log(total)
-            inverse = scores.dtype.type(1) / total
+            inverse = one / total
             for j in range(keys):
                 line[j] *= inverse
 
 
 @_kernel
-def _masked_softmax_backward(scores, scale, allowed, lse, dweights, delta):  # type: ignore[no-untyped-def]
+def _masked_softmax_backward(  # type: ignore[no-untyped-def]
+    scores, scale, softcap, slopes, allowed, nearest, lse, dweights, delta
+):
     batch, heads, tokens, keys = scores.shape
-    zero = scores.dtype.type(0)
+    zero, one = scores.dtype.type(0), scores.dtype.type(1)
+    flatten = one / softcap if softcap > zero else zero  # without a cap, a slope of one
     for row in numba.prange(batch * heads):
         b, h = row // heads, row % heads
         for t in range(tokens):
             line, dline = scores[b, h, t], dweights[b, h, t]
             seen = allowed[b % allowed.shape[0], t]
+            far = scores.dtype.type(nearest + t) * slopes[h] + lse[b, h, t]
             for j in range(keys):
-                weight = _exp(line[j] * scale - lse[b, h, t]) if seen[j] else zero
+                line[j] *= scale
+            if softcap > zero:
+                for j in range(keys):
+                    line[j] = softcap * np.tanh(line[j] * flatten)
+            for j in range(keys):
+                bent = line[j] * flatten
+                weight = _exp(line[j] + slopes[h] * scores.dtype.type(j) - far) if seen[j] else zero
                 line[j] = weight
-                dline[j] = weight * (dline[j] - delta[b, h, t]) * scale
+                dline[j] = weight * (dline[j] - delta[b, h, t]) * scale * (one - bent * bent)
 
 
 @_kernel
@@ -269,6 +300,12 @@ class NumbaBackend(ReferenceBackend):
         _rms_norm_backward(np.ascontiguousarray(g), x, weight, inverse_rms, dx, partial)
         return dx, partial.sum(axis=0)
 
+    def erf(self, x: Array) -> Array:
+        """The C library's erf, a number at a time."""
+        y = np.empty_like(x)
+        _erf(_rows(x), _rows(y))
+        return y
+
     def rope(self, x: Array, cos: Array, sin: Array) -> Array:
         """Both halves of each pair are read and written once."""
         y = np.empty_like(x)
@@ -293,22 +330,36 @@ class NumbaBackend(ReferenceBackend):
         _embedding_backward(np.ascontiguousarray(g), ids, table, numba.get_num_threads())
         return table
 
-    def masked_softmax(self, scores: Array, scale: float, allowed: Array) -> tuple[Array, Array]:
+    def masked_softmax(
+        self, scores: Array, rules: AttentionRules, allowed: Array, distance: Array, sinks: Array | None
+    ) -> tuple[Array, Array]:
         """In place: the scores' memory becomes the probabilities'."""
         B, K, G, T, S = scores.shape
         lse = np.empty((B, K, G, T, 1), dtype=scores.dtype)
-        heads = scores.reshape(B, K * G, T, S)
-        _masked_softmax(heads, scores.dtype.type(scale), allowed, lse.reshape(B, K * G, T))
+        if sinks is None:
+            sinks = np.full(K * G, -np.inf, dtype=scores.dtype)
+        bent = _numbers(rules, scores.dtype, K * G)
+        _masked_softmax(
+            scores.reshape(B, K * G, T, S), *bent, sinks, allowed, distance[0, 0], lse.reshape(B, K * G, T)
+        )
         return scores, lse
 
     def masked_softmax_backward(
-        self, scores: Array, scale: float, allowed: Array, lse: Array, dweights: Array, delta: Array
+        self,
+        scores: Array,
+        rules: AttentionRules,
+        allowed: Array,
+        distance: Array,
+        lse: Array,
+        dweights: Array,
+        delta: Array,
     ) -> tuple[Array, Array]:
-        """In place: the scores become the probabilities, dweights the scores' gradient."""
+        """In place: the scores become the probabilities, dweights the dot products' gradient."""
         B, K, G, T, S = scores.shape
         heads, dheads = scores.reshape(B, K * G, T, S), dweights.reshape(B, K * G, T, S)
         lse, delta = lse.reshape(B, K * G, T), delta.reshape(B, K * G, T)
-        _masked_softmax_backward(heads, scores.dtype.type(scale), allowed, lse, dheads, delta)
+        bent = _numbers(rules, scores.dtype, K * G)
+        _masked_softmax_backward(heads, *bent, allowed, distance[0, 0], lse, dheads, delta)
         return scores, dweights
 
     def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -352,6 +403,12 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc accepts
         libc.mallopt(m_trim_threshold, 1 << 30)
+
+
+def _numbers(rules: AttentionRules, dtype: Any, heads: int) -> tuple[Any, Any, Array]:
+    """Scale, cap and slopes for the compiled loops, where 0 stands for what is not asked for."""
+    slopes = np.zeros(heads) if rules.slopes is None else rules.slopes
+    return dtype.type(rules.scale), dtype.type(rules.softcap or 0), slopes.astype(dtype)
 
 
 def _rows(x: Array) -> Array:

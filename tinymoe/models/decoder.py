@@ -14,37 +14,27 @@ import numpy as np
 from .. import generate, ops
 from ..backend import current
 from ..backend.reference import Array
-from ..nn.attention import Attention, Places
+from ..nn.attention import Places
 from ..nn.cache import KVCache, LayerCache
-from ..nn.mlp import MLP
-from ..nn.module import Embedding, Linear, Module
-from ..nn.norm import RMSNorm
-from ..nn.position import RotaryEmbedding
+from ..nn.config import Config
+from ..nn.module import Embedding, Linear, Module, make, part
 from ..nn.recorder import recording
 from ..tensor import Tensor, no_grad
-from .config import Config
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
 
+@part("layer", "pre_norm")
 class DecoderLayer(Module):
     """Attention, then the feed-forward block, each on a normalised copy of the residual stream and added back to it."""
 
-    def __init__(self, config: Config, rng: np.random.Generator):
+    def __init__(self, config: Config, index: int, rng: np.random.Generator):
         c = config
-        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.self_attn = Attention(
-            c.hidden_size,
-            c.num_attention_heads,
-            c.num_key_value_heads,
-            c.head_dim,
-            bias=c.attention_bias,
-            rng=rng,
-            std=c.initializer_range,
-        )
-        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.mlp = MLP(c.hidden_size, c.intermediate_size, bias=c.mlp_bias, rng=rng, std=c.initializer_range)
+        self.input_layernorm = make("norm", c.norm, c.hidden_size, c.rms_norm_eps)
+        self.self_attn = make("attention", c.attention, c, index, rng)
+        self.post_attention_layernorm = make("norm", c.norm, c.hidden_size, c.rms_norm_eps)
+        self.mlp = make("mlp", c.mlp_types[index], c, rng)
 
     def __call__(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         """x (B, T, C) -> the same shape."""
@@ -56,24 +46,27 @@ class Decoder(Module):
     """Token embedding, the layers, and a last norm: ids (B, T) -> hidden states (B, T, C)."""
 
     def __init__(self, config: Config, rng: np.random.Generator):
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rng=rng, std=config.initializer_range)
-        self.layers = [DecoderLayer(config, rng) for _ in range(config.num_hidden_layers)]
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        c = config
+        self.embed_tokens = Embedding(c.vocab_size, c.hidden_size, rng=rng, std=c.initializer_range)
+        self.inputs = [make("input", name, c, rng) for name in c.inputs]
+        self.layers = [make("layer", c.layer, c, index, rng) for index in range(c.num_hidden_layers)]
+        self.norm = make("norm", c.norm, c.hidden_size, c.rms_norm_eps)
+        self.layer_types = c.layer_types
+        self.positions = {kind: make("position", c.position, c, kind) for kind in dict.fromkeys(c.layer_types)}
 
     def __call__(self, ids: Array, cache: KVCache | None = None, documents: Array | None = None) -> Tensor:
         """ids (B, T); documents (B, T) numbers the document of each token. A cache supplies the tokens before these."""
-        places = self._places(ids, cache, documents)
-        x = self.embed_tokens(ids)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, places, cache.layers[i] if cache is not None else None)
-        return self.norm(x)
-
-    def _places(self, ids: Array, cache: KVCache | None, documents: Array | None) -> Places:
         start = cache.length if cache is not None else 0
+        positions = current().xp.arange(start, start + ids.shape[1])[None]  # (1, T)
         every = cache.append_documents(documents, *ids.shape) if cache is not None else documents
         mine = every[:, start:] if every is not None else None
-        return Places(*self.rotary(current().xp.arange(start, start + ids.shape[1])[None]), mine, every)
+        places = {kind: Places(*turn(positions), mine, every) for kind, turn in self.positions.items()}
+        x = self.embed_tokens(ids)
+        for change in self.inputs:
+            x = change(x, positions)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, places[self.layer_types[i]], cache.layers[i] if cache is not None else None)
+        return self.norm(x)
 
 
 class CausalLM(Module):
@@ -89,7 +82,7 @@ class CausalLM(Module):
         self.model = Decoder(config, rng)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(
-                config.hidden_size, config.vocab_size, bias=False, rng=rng, std=config.initializer_range
+                config.hidden_size, config.vocab_size, bias=config.lm_head_bias, rng=rng, std=config.initializer_range
             )
 
     @property
@@ -124,11 +117,12 @@ class CausalLM(Module):
         if targets.shape != ids.shape:
             raise ValueError(f"targets: got shape {targets.shape}, expected that of ids, {ids.shape}")
         hidden = self.model(ids, documents=_document_numbers(ids, attention_mask, documents))
-        return ops.linear_cross_entropy(hidden, self.output_weight, targets=targets)
+        softcap = self.config.final_logit_softcapping
+        return ops.linear_cross_entropy(hidden, *self._output(), targets=targets, softcap=softcap)
 
     def new_cache(self) -> KVCache:
         """An empty KV cache for this model."""
-        return KVCache(self.config.num_hidden_layers)
+        return KVCache([layer.self_attn.new_cache() for layer in self.model.layers])
 
     def generate(self, ids: Any, **options: Any) -> np.ndarray:
         """Continue ids, (T,) or (B, T), token by token: the prompt and what follows. Options: `generate.generate`."""
@@ -149,7 +143,12 @@ class CausalLM(Module):
     def _logits(self, ids: Any, cache: KVCache | None, attention_mask: Any, documents: Any) -> Tensor:
         ids = self._check_ids(ids, "ids")
         hidden = self.model(ids, cache, _document_numbers(ids, attention_mask, documents))
-        return ops.linear(hidden, self.output_weight)
+        logits, softcap = ops.linear(hidden, *self._output()), self.config.final_logit_softcapping
+        return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+    def _output(self) -> tuple[Tensor, ...]:
+        head = getattr(self, "lm_head", None)
+        return (self.output_weight, head.bias) if hasattr(head, "bias") else (self.output_weight,)
 
     def _check_ids(self, ids: Any, name: str, ignore: int | None = None) -> Array:
         ids = current().asarray(ids)

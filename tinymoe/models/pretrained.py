@@ -29,11 +29,7 @@ def from_pretrained(folder: str | Path) -> CausalLM:
     kind = family(published["model_type"])
     with shapes_only():
         model = CausalLM(kind.config_from_hf(published))
-    read = ((kind.name_from_hf(name), array) for name, array in _read_weights(folder))
-    weights = {name: array for name, array in read if name is not None}
-    if model.config.tie_word_embeddings:
-        weights.pop("lm_head.weight", None)  # some files repeat the embedding under this name
-    _fill(model, weights, folder)
+    _fill(model, kind.weights_from_hf(dict(_read_weights(folder)), model.config), folder)
     if (folder / "tokenizer.json").exists():
         from ..text.tokenizer import Tokenizer
 
@@ -48,7 +44,8 @@ def save_pretrained(model: CausalLM, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = family(model.config.model_type)
-    weights = {kind.name_to_hf(name): np.ascontiguousarray(p.numpy()) for name, p in model.named_parameters()}
+    published = kind.weights_to_hf({name: p.numpy() for name, p in model.named_parameters()}, model.config)
+    weights = {name: np.ascontiguousarray(array) for name, array in published.items()}
     write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..nn.module import shapes_only
-from .config import Config
+from ..nn.config import Config
+from ..nn.module import Embedding, shapes_only
 from .decoder import CausalLM
 
 
@@ -14,7 +14,8 @@ class Size:
     """A model's size and costs.
 
     `flops_per_token` counts the forward pass at the middle of a full context of `context` tokens, two operations to a
-    multiply-add; training costs three times that. `kv_cache_bytes` is for one token in all layers.
+    multiply-add; training costs three times that. `kv_cache_bytes` is for one token in all layers, on average over a
+    full context (layers with a window hold no more than the window). `active_parameters` are those a token makes use of.
     """
 
     parameters: int
@@ -28,21 +29,22 @@ def measure(config: Config, context: int | None = None, bytes_per_number: int = 
     """Size and costs of a model of this shape; `context` defaults to the longest it was made for."""
     with shapes_only():
         model = CausalLM(config)
-    total = model.num_parameters()
     context = context or config.max_position_embeddings
-    width = config.num_attention_heads * config.head_dim
-    # Each of the two products, q k^T and p v, costs 2 * width a key, and a token sees half of the context on average.
-    attention = 2 * 2 * width * context // 2 * config.num_hidden_layers
+    layers = [layer.self_attn for layer in model.model.layers]
+    # A token in the middle of the text sees half of it.
+    attention = sum(layer.work(context // 2) for layer in layers)
     return Size(
-        parameters=total,
-        active_parameters=total,
+        parameters=model.num_parameters(),
+        active_parameters=model.num_parameters(active=True),
         context=context,
         flops_per_token=2 * _multiplied_weights(model) + attention,
-        kv_cache_bytes=2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes_per_number,
+        kv_cache_bytes=sum(layer.cached(context) for layer in layers) * bytes_per_number // context,
     )
 
 
 def _multiplied_weights(model: CausalLM) -> int:
-    """Weights of all matrix products: the output layer counts, a table only looked up does not."""
-    table = 0 if model.config.tie_word_embeddings else model.model.embed_tokens.weight.size
-    return sum(p.size for p in model.parameters() if p.ndim == 2) - table
+    """Weights of all matrix products of a token: the output layer counts, a table only looked up does not."""
+    matrices = sum(p.size for p in model.parameters() if p.ndim >= 2)
+    tables = sum(module.weight.size for module in model.modules() if isinstance(module, Embedding))
+    output = model.output_weight.size if model.config.tie_word_embeddings else 0
+    return matrices - sum(module.idle for module in model.modules()) - tables + output

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from typing import Any
 
-from .config import Config
+from ..nn.config import Config
 from .decoder import CausalLM
 
 _LLAMA_2 = {"vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}

@@ -1,7 +1,9 @@
 """The parts that models are made of."""
 
+from . import scaling, variants
 from .attention import Attention, Places
 from .cache import KVCache
+from .config import Config
 from .mlp import MLP
 from .module import Embedding, Linear, Module, Parameter
 from .norm import RMSNorm
@@ -10,6 +12,7 @@ from .position import RotaryEmbedding
 __all__ = [
     "MLP",
     "Attention",
+    "Config",
     "Embedding",
     "KVCache",
     "Linear",
@@ -18,4 +21,6 @@ __all__ = [
     "Places",
     "RMSNorm",
     "RotaryEmbedding",
+    "scaling",
+    "variants",
 ]

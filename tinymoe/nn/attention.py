@@ -1,9 +1,10 @@
-"""Self-attention."""
+"""Self-attention: parts of the kind "attention", made with a config, the layer's number and a random generator."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from ..backend import current
 from ..backend.reference import Array
 from ..tensor import Tensor
 from .cache import LayerCache
-from .module import Linear, Module
+from .config import Config
+from .module import Linear, Module, part
 from .recorder import record
 
 
@@ -20,16 +22,17 @@ from .recorder import record
 class Places:
     """Where the tokens of a batch stand: what every attention layer needs besides the hidden states.
 
-    cos and sin (B or 1, T, D/2) turn queries and keys; documents number the T queries (B, T) and all S keys (B, S),
-    and attention stays inside equal numbers. None means that all is one document.
+    cos and sin (B or 1, T, R/2) turn the first R channels of queries and keys, or are None; documents number the T
+    queries (B, T) and all S keys (B, S), and attention stays inside equal numbers. None means that all is one document.
     """
 
-    cos: Array
-    sin: Array
+    cos: Array | None
+    sin: Array | None
     q_documents: Array | None = None
     k_documents: Array | None = None
 
 
+@part("attention", "grouped")
 class Attention(Module):
     """Causal self-attention with rotary positions and any number of key/value heads that divides the query heads.
 
@@ -37,38 +40,47 @@ class Attention(Module):
     (Shazeer 2019), and anything between is grouped-query attention (Ainslie et al. 2023).
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_attention_heads: int,
-        num_key_value_heads: int,
-        head_dim: int,
-        *,
-        bias: bool,
-        rng: np.random.Generator,
-        std: float = 0.02,
-    ):
-        self.head_dim = head_dim
-        self.scale = 1 / math.sqrt(head_dim)
-        self.q_proj = Linear(hidden_size, num_attention_heads * head_dim, bias=bias, rng=rng, std=std)
-        self.k_proj = Linear(hidden_size, num_key_value_heads * head_dim, bias=bias, rng=rng, std=std)
-        self.v_proj = Linear(hidden_size, num_key_value_heads * head_dim, bias=bias, rng=rng, std=std)
-        self.o_proj = Linear(num_attention_heads * head_dim, hidden_size, bias=bias, rng=rng, std=std)
+    def __init__(self, config: Config, index: int, rng: np.random.Generator):
+        c = config
+        self.head_dim = c.head_dim
+        self.scale = 1 / math.sqrt(c.head_dim)
+        linear = partial(Linear, bias=c.attention_bias, rng=rng, std=c.initializer_range)
+        self.q_proj = linear(c.hidden_size, c.num_attention_heads * c.head_dim)
+        self.k_proj = linear(c.hidden_size, c.num_key_value_heads * c.head_dim)
+        self.v_proj = linear(c.hidden_size, c.num_key_value_heads * c.head_dim)
+        self.o_proj = linear(c.num_attention_heads * c.head_dim, c.hidden_size)
 
     def __call__(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         """x (B, T, hidden_size) -> the same shape. With a cache, x holds only the tokens not yet read."""
-        q = ops.rope(self._heads(self.q_proj(x)), cos=places.cos, sin=places.sin)  # (B, T, H, D)
-        k = ops.rope(self._heads(self.k_proj(x)), cos=places.cos, sin=places.sin)  # (B, T, K, D)
-        v = self._heads(self.v_proj(x))
+        q, k, v = self.heads(x, places)
         if cache is not None:
             k, v = map(Tensor, cache.append(k.data, v.data))  # (B, S, K, D)
+        return self.o_proj(self.mix(q, k, v, places).reshape(*x.shape[:2], -1))
+
+    def heads(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, D), keys and values (B, T, K, D); queries and keys turned by their positions."""
+        q, k, v = (
+            project(x).reshape(*x.shape[:2], -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return ops.rope(q, cos=places.cos, sin=places.sin), ops.rope(k, cos=places.cos, sin=places.sin), v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        """Each query's mix of the values: (B, T, H, D)."""
         documents = {"q_documents": places.q_documents, "k_documents": places.k_documents}
         record("attention", lambda: attention_weights(q.data, k.data, self.scale, **documents))
-        mixed = ops.attention(q, k, v, scale=self.scale, **documents)  # (B, T, H, D)
-        return self.o_proj(mixed.reshape(*x.shape[:2], -1))
+        return ops.attention(q, k, v, scale=self.scale, **documents)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], -1, self.head_dim)  # (B, T, heads, D)
+    def new_cache(self) -> LayerCache:
+        """An empty cache for this layer."""
+        return LayerCache()
+
+    def work(self, seen: int) -> int:
+        """Operations of comparing one token with the `seen` tokens it may look at, and mixing their values."""
+        return 2 * 2 * self.q_proj.weight.shape[0] * seen  # a multiply-add is two
+
+    def cached(self, length: int) -> int:
+        """Numbers that the cache holds for a text of `length` tokens."""
+        return 2 * self.k_proj.weight.shape[0] * length
 
 
 def attention_weights(

@@ -40,11 +40,50 @@ class LayerCache:
         return self._keys[:, : self.length].nbytes + self._values[:, : self.length].nbytes
 
 
-class KVCache:
-    """One `LayerCache` a layer, and the document number of each token held (None while all are one document)."""
+class RollingCache(LayerCache):
+    """A cache that forgets what no later token can see: it holds the last `window` - 1 tokens (Mistral 7B).
 
-    def __init__(self, num_layers: int):
-        self.layers = [LayerCache() for _ in range(num_layers)]
+    `length` still counts all tokens read.
+    """
+
+    def __init__(self, window: int):
+        super().__init__()
+        self.window = window
+        self._start = self._end = 0
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add new tokens; returns them and the `window` - 1 before them, those that their attention can reach."""
+        if self._keys is not None and len(k) != len(self._keys):
+            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {len(k)}")
+        if self._keys is None:
+            self._keys, self._values = k[:, :0], v[:, :0]
+        held, new = self._end - self._start, k.shape[1]
+        if self._end + new > self._keys.shape[1]:
+            # Room for twice the window: the kept tokens move to the front only once in a window's time.
+            capacity = max(held + new, 2 * self.window)
+            kept = slice(self._start, self._end)
+            self._keys, self._values = (_grown(old[:, kept], held, capacity) for old in (self._keys, self._values))
+            self._start, self._end = 0, held
+        first, last = self._start, self._end + new
+        self._keys[:, self._end : last], self._values[:, self._end : last] = k, v
+        self._end, self._start = last, max(first, last - self.window + 1)
+        self.length += new
+        return self._keys[:, first:last], self._values[:, first:last]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the tokens that can still be seen."""
+        if self._keys is None:
+            return 0
+        kept = slice(self._start, self._end)
+        return self._keys[:, kept].nbytes + self._values[:, kept].nbytes
+
+
+class KVCache:
+    """One cache a layer, and the document number of each token held (None while all are one document)."""
+
+    def __init__(self, layers: list[LayerCache]):
+        self.layers = layers
         self.documents: Array | None = None
 
     @property

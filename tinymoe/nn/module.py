@@ -29,6 +29,8 @@ class Module:
     for Llama a checkpoint's names are the model's own.
     """
 
+    idle = 0  # numbers of this module's own that a token leaves unused: experts it is not sent to
+
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Every parameter under this module with its path, in the order the attributes were set."""
         for name, value in vars(self).items():
@@ -41,13 +43,46 @@ class Module:
                     if isinstance(item, Module):
                         yield from item.named_parameters(f"{prefix}{name}.{i}.")
 
+    def modules(self) -> Iterator[Module]:
+        """This module and every one under it."""
+        yield self
+        for value in vars(self).values():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Module):
+                    yield from item.modules()
+
     def parameters(self) -> list[Parameter]:
         """Every parameter once, also where two names share one (tied embeddings)."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
 
-    def num_parameters(self) -> int:
-        """How many numbers are trained; shared ones count once."""
-        return int(np.sum([p.size for p in self.parameters()], dtype=np.int64))
+    def num_parameters(self, active: bool = False) -> int:
+        """How many numbers are trained; shared ones count once. active: only those that one token makes use of."""
+        total = int(np.sum([p.size for p in self.parameters()], dtype=np.int64))
+        return total - sum(module.idle for module in self.modules()) if active else total
+
+
+PARTS: dict[tuple[str, str], Callable[..., Any]] = {}  # (kind, name) -> what makes it; filled by `part`
+
+
+def part(kind: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Enter a class in the table of parts, so that a config can ask for it by name: `norm="rms_norm"`.
+
+    All parts of a kind are made with the same arguments.
+    """
+
+    def enter(maker: Callable[..., Any]) -> Callable[..., Any]:
+        PARTS[kind, name] = maker
+        return maker
+
+    return enter
+
+
+def make(kind: str, name: str, *arguments: Any, **options: Any) -> Any:
+    """The part of this kind and name. Raises ValueError, listing those there are, for a name that is unknown."""
+    if (kind, name) not in PARTS:
+        known = sorted(other for its_kind, other in PARTS if its_kind == kind)
+        raise ValueError(f"{kind}: got {name!r}, expected one of {', '.join(known)}")
+    return PARTS[kind, name](*arguments, **options)
 
 
 _shapes_only = False

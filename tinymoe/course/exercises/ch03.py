@@ -8,8 +8,8 @@ import numpy as np
 
 from tinymoe import ops
 from tinymoe.backend.reference import Array
-from tinymoe.models.config import Config
 from tinymoe.nn.attention import attention_weights
+from tinymoe.nn.config import Config
 from tinymoe.ops import Result
 from tinymoe.tensor import Context, Tensor
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .base import Family
 from .llama import Llama
+from .mistral import Mistral
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llama(),)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (Llama(), Mistral())}
 
 
 def family(model_type: str) -> Family:

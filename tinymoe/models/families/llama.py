@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .base import Family
+from .base import Family, same
 
 
 class Llama(Family):
@@ -31,23 +31,9 @@ class Llama(Family):
 
     model_type = "llama"
     architecture = "LlamaForCausalLM"
-    fields: ClassVar[dict[str, str]] = {
-        name: name
-        for name in (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-            "head_dim max_position_embeddings rms_norm_eps rope_theta tie_word_embeddings attention_bias mlp_bias "
-            "initializer_range bos_token_id eos_token_id pad_token_id"
-        ).split()
-    }
-    fixed: ClassVar[dict[str, Any]] = {"hidden_act": "silu", "rope_scaling": None}
-
-    def normalize(self, published: dict[str, Any]) -> dict[str, Any]:
-        """Transformers 5 keeps theta and the kind of scaling together in `rope_parameters`; older files apart."""
-        rope = dict(published.pop("rope_parameters", None) or {})
-        kind = rope.pop("rope_type", "default")
-        published = {**published, **rope}
-        return published if kind == "default" else {**published, "rope_scaling": {"rope_type": kind}}
-
-    def name_from_hf(self, name: str) -> str | None:
-        """Old files carry the rotary frequencies as a buffer; they are computed, not learned."""
-        return None if name.endswith("rotary_emb.inv_freq") else name
+    fields: ClassVar[dict[str, str]] = same(
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+        "max_position_embeddings rms_norm_eps rope_theta rope_scaling tie_word_embeddings attention_bias mlp_bias "
+        "initializer_range bos_token_id eos_token_id pad_token_id"
+    )
+    fixed: ClassVar[dict[str, Any]] = {"hidden_act": "silu"}

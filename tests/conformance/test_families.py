@@ -1,0 +1,159 @@
+"""Every family against Transformers: logits, loss, every gradient, cached decoding, and the way back.
+
+`python tests/conformance/test_families.py` prints the worst difference of each family as a table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import families
+import numpy as np
+import pytest
+import torch
+
+import tinymoe as tm
+from tinymoe.backend import current
+from tinymoe.models import CausalLM
+from tinymoe.models.families import FAMILIES, family
+
+
+class Case(NamedTuple):
+    """One configuration of one family."""
+
+    kind: str
+    variant: str
+
+    def settings(self) -> dict[str, Any]:
+        module = importlib.import_module(f"families.{self.kind}")
+        names = getattr(module, "SMALL_NAMES", {})
+        small = {names.get(name, name): value for name, value in families.SMALL.items()}
+        small.pop(None, None)  # pyright: ignore - what the family does not have
+        return {**small, **getattr(module, "BASE", {}), **module.VARIANTS[self.variant]}
+
+    def build(self) -> Any:
+        """Transformers' model with random weights, none of them at a value that would hide a mistake."""
+        module = importlib.import_module(f"families.{self.kind}")
+        torch.manual_seed(0)
+        theirs = module.MODEL(module.CONFIG(**self.settings(), attn_implementation="eager")).eval()
+        with torch.no_grad():
+            for p in theirs.parameters():
+                if p.ndim == 1:  # norms at one, biases and sinks at zero
+                    p.add_(0.3 * torch.randn_like(p))
+        return theirs
+
+
+KINDS = [module.name for module in pkgutil.iter_modules(families.__path__)]
+CASES = [Case(kind, variant) for kind in KINDS for variant in importlib.import_module(f"families.{kind}").VARIANTS]
+
+
+def test_every_family_is_compared():
+    assert set(KINDS) == set(FAMILIES)
+    assert all(sum(case.kind == kind for case in CASES) >= 4 for kind in KINDS)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.kind}: {case.variant}")
+def pair(request, tmp_path_factory):
+    theirs = request.param.build()
+    folder = tmp_path_factory.mktemp("family")
+    theirs.save_pretrained(folder)
+    return theirs, tm.from_pretrained(folder)
+
+
+def tokens(batch: int, length: int) -> np.ndarray:
+    return np.random.default_rng(length).integers(0, families.SMALL["vocab_size"], (batch, length))
+
+
+def logits_error(theirs: Any, ours: CausalLM, ids: np.ndarray) -> float:
+    """The largest difference of two logits, as a share of the largest logit."""
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    return float(np.abs(ours(ids).numpy() - expected).max() / np.abs(expected).max())
+
+
+def gradient_errors(theirs: Any, ours: CausalLM, ids: np.ndarray) -> dict[str, float]:
+    """For each published parameter the largest difference, as a share of the parameter's largest gradient."""
+    labels = torch.tensor(ids)
+    labels[0, :7] = -100
+    theirs.zero_grad()
+    expected = theirs(torch.tensor(ids), labels=labels).loss
+    expected.backward()
+    for p in ours.parameters():
+        p.grad = None
+    loss = ours.loss(ids[:, :-1], labels[:, 1:].numpy())
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    grads = {name: current().to_numpy(p.grad) for name, p in ours.named_parameters() if p.grad is not None}
+    got = family(ours.config.model_type).weights_to_hf(grads, ours.config)
+    wanted = {name: p.grad.numpy() for name, p in theirs.named_parameters() if p.grad is not None}
+    assert got.keys() == wanted.keys()
+    return {name: float(np.abs(got[name] - wanted[name]).max() / np.abs(wanted[name]).max()) for name in wanted}
+
+
+@pytest.mark.parametrize(("batch", "length"), [(2, 19), (1, 1), (2, 150)])
+def test_logits(pair, backend, batch, length):
+    assert logits_error(*pair, tokens(batch, length)) < 1e-5
+
+
+def test_loss_and_every_gradient(pair, backend):
+    errors = gradient_errors(*pair, tokens(2, 40))
+    assert max(errors.values()) < 1e-3, {name: e for name, e in errors.items() if e >= 1e-3}
+
+
+def test_greedy_tokens_with_and_without_cache(pair, backend):
+    theirs, ours = pair
+    prompt = tokens(2, 5)
+    expected = theirs.generate(
+        torch.tensor(prompt), max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0
+    ).numpy()
+    got = ours.generate(prompt, max_new_tokens=64, temperature=0)
+    np.testing.assert_array_equal(got, expected)
+    ids = prompt
+    for _ in range(64):
+        ids = np.concatenate([ids, ours(ids).numpy()[:, -1].argmax(-1)[:, None]], axis=1)
+    np.testing.assert_array_equal(got, ids)
+
+
+def test_a_text_read_in_pieces(pair, backend):
+    """Through the cache in pieces of odd lengths, some longer than a window: the logits of the whole."""
+    ours, ids, cache = pair[1], tokens(2, 60), pair[1].new_cache()
+    pieces = [ours(ids[:, a:b], cache=cache).numpy() for a, b in ((0, 23), (23, 24), (24, 29), (29, 60))]
+    whole = ours(ids).numpy()
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=2e-5 * np.abs(whole).max())
+
+
+def test_export_loads_in_transformers(pair, tmp_path):
+    theirs, ours = pair
+    ours.save_pretrained(tmp_path)
+    again = type(theirs).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    ids = torch.tensor(tokens(2, 19))
+    with torch.no_grad():
+        np.testing.assert_array_equal(again(ids).logits.numpy(), theirs(ids).logits.numpy())
+    reloaded = tm.from_pretrained(tmp_path)
+    assert reloaded.config == ours.config
+    for (name, p), (other, q) in zip(ours.named_parameters(), reloaded.named_parameters(), strict=True):
+        assert name == other
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def main() -> None:
+    import tempfile
+
+    print("| family | configurations | logits | gradients |\n|---|---|---|---|")
+    for kind in KINDS:
+        logits, gradients = [], []
+        for case in (case for case in CASES if case.kind == kind):
+            theirs = case.build()
+            with tempfile.TemporaryDirectory() as folder:
+                theirs.save_pretrained(Path(folder))
+                ours = tm.from_pretrained(folder)
+            logits.append(max(logits_error(theirs, ours, tokens(2, n)) for n in (19, 150)))
+            gradients.append(max(gradient_errors(theirs, ours, tokens(2, 40)).values()))
+        print(f"| `{kind}` | {len(logits)} | {max(logits):.1e} | {max(gradients):.1e} |")
+
+
+if __name__ == "__main__":
+    main()
