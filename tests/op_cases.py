@@ -10,6 +10,7 @@ import numpy as np
 from tinymoe import ops
 from tinymoe.backend import current
 from tinymoe.backend.reference import AttentionRules
+from tinymoe.nn import sparse
 
 _rng = np.random.default_rng(0)
 
@@ -31,6 +32,14 @@ _cos, _sin = np.cos(_angles), np.sin(_angles)
 _targets = np.array([[1, -100, 3], [0, 4, -100]])
 _documents = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]])
 _ids = np.array([[0, 2, 2], [5, 0, 2]])
+_choices = np.array([[3, 0], [1, 3], [0, 1], [3, 1]])  # of experts: nobody chose number 2
+_pairs = np.array([1, 4, 2, 5, 7, 0, 3, 6])  # token * 2 + choice, sorted by expert
+_kept = _pairs[[0, 2, 3, 5]]  # some pairs dropped: tokens with both, with one and with none of their experts
+_offsets = (0, 2, 5, 5, 8)
+_target = positive(2, 3, 5)
+_target[0, :, 3] = 0
+_target /= _target.sum(axis=-1, keepdims=True)
+_queries, _keys = r(2, 5, 4, 3), r(2, 5, 2, 3)
 
 
 def _attend(q: Any, k: Any, v: Any, documents: bool = False) -> Any:
@@ -42,6 +51,12 @@ def _rule(q: Any, k: Any, v: Any, sinks: Any, **options: Any) -> Any:
     arrays = {name: on_backend(value) for name, value in options.items() if isinstance(value, np.ndarray)}
     rules = AttentionRules(0.4, **{**options, **arrays})
     return ops.ruled_attention(q, k, v, sinks, rules=rules)
+
+
+def _index(q: Any, k: Any, weights: Any, **options: Any) -> Any:
+    arrays = {name: on_backend(value) for name, value in options.items()}
+    queries, keys = (on_backend(array.astype(q.dtype)) for array in (_queries[:, -q.shape[1] :], _keys))
+    return sparse.indexer_loss(q, k, weights, queries=queries, keys=keys, rules=AttentionRules(0.4, **arrays))
 
 
 RULES: dict[str, dict[str, Any]] = {
@@ -134,6 +149,27 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "ruled_attention without sinks": (
         lambda q, k, v: _rule(q, k, v, None, window=2),
         (r(2, 3, 4, 3), r(2, 5, 1, 3), r(2, 5, 1, 2)),
+    ),
+    "take_along_axis": (lambda a: ops.take_along_axis(a, indices=on_backend(_choices)), (r(4, 4),)),
+    "dispatch": (lambda x: ops.dispatch(x, pairs=on_backend(_pairs), k=2), (r(4, 3),)),
+    "dispatch dropped": (lambda x: ops.dispatch(x, pairs=on_backend(_kept), k=2), (r(4, 3),)),
+    "grouped_linear": (lambda x, w: ops.grouped_linear(x, w, offsets=_offsets), (r(8, 3), r(4, 5, 3))),
+    "grouped_linear one takes all": (
+        lambda x, w: ops.grouped_linear(x, w, offsets=(0, 0, 8, 8)),
+        (r(8, 3), r(3, 5, 3)),
+    ),
+    "combine": (lambda rows, w: ops.combine(rows, w, pairs=on_backend(_pairs)), (r(8, 3), r(4, 2))),
+    "combine dropped": (lambda rows, w: ops.combine(rows, w, pairs=on_backend(_kept)), (r(4, 3), r(4, 2))),
+    "index_scores": (sparse.index_scores, (r(2, 3, 4, 5), r(2, 6, 5), r(2, 3, 4))),
+    "index_kl": (
+        lambda scores: sparse.index_kl(scores, target=on_backend(_target.astype(scores.dtype))),
+        (r(2, 3, 5),),
+    ),
+    "indexer_loss": (_index, (r(2, 5, 3, 4), r(2, 5, 4), r(2, 5, 3))),
+    "indexer_loss late queries": (_index, (r(2, 2, 3, 4), r(2, 5, 4), r(2, 2, 3))),
+    "indexer_loss selected": (
+        lambda q, k, weights: _index(q, k, weights, **RULES["selected"]),
+        (r(2, 5, 3, 4), r(2, 5, 4), r(2, 5, 3)),
     ),
     "linear_cross_entropy softcap": (
         lambda x, w: ops.linear_cross_entropy(x, w, targets=on_backend(_targets), softcap=0.8),

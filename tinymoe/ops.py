@@ -9,7 +9,7 @@ are keywords and have no gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -350,6 +350,49 @@ def ruled_attention(
 
 
 @op
+def take_along_axis(ctx: Context, a: Array, *, indices: Array) -> Result:
+    """Entries picked from each row: a (N, E), indices (N, k), no number twice in a row -> (N, k)."""
+    rows = ctx.xp.arange(len(a))[:, None]
+
+    def vjp(g: Array) -> tuple[Array]:
+        out = ctx.xp.zeros_like(a)
+        out[rows, indices] = g
+        return (out,)
+
+    return a[rows, indices], vjp
+
+
+@op
+def dispatch(ctx: Context, x: Array, *, pairs: Array, k: int) -> Result:
+    """A copy of its token for each pair: x (N, C), pairs (P,) of numbers token * k + choice -> (P, C)."""
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (ctx.backend.combine(g, ctx.xp.ones((len(x), k), dtype=x.dtype), pairs),)
+
+    return x[pairs // k], vjp
+
+
+@op
+def grouped_linear(ctx: Context, x: Array, weight: Array, *, offsets: Sequence[int]) -> Result:
+    """`linear` with another matrix for each group of rows: see `ReferenceBackend.grouped_linear`."""
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        return ctx.backend.grouped_linear_backward(g, x, weight, offsets)
+
+    return ctx.backend.grouped_linear(x, weight, offsets), vjp
+
+
+@op
+def combine(ctx: Context, rows: Array, weights: Array, *, pairs: Array) -> Result:
+    """The weighted sum of what came back for each token, rows (P, C) -> (N, C): see `ReferenceBackend.combine`."""
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        return ctx.backend.combine_backward(g, rows, weights, pairs)
+
+    return ctx.backend.combine(rows, weights, pairs), vjp
+
+
+@op
 def linear_cross_entropy(
     ctx: Context,
     x: Array,
@@ -372,7 +415,7 @@ def linear_cross_entropy(
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
         share = g / count
-        dx, dweight, dbias = (None if d is None else d * share for d in grads)
-        return (dx.reshape(x.shape), dweight, dbias)[: len(ctx.needs)]
+        dx, *others = (None if d is None else d * share for d in grads)
+        return (None if dx is None else dx.reshape(x.shape), *others)[: len(ctx.needs)]
 
     return losses.sum() / x.dtype.type(count), vjp

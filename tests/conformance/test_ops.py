@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from op_cases import CASES, RULES, _cos, _documents, _ids, _sin, _targets
+from op_cases import CASES, RULES, _choices, _cos, _documents, _ids, _kept, _offsets, _pairs, _sin, _targets
 
 from tinymoe.backend import current
 from tinymoe.tensor import Tensor
@@ -62,6 +63,15 @@ def _ruled(q: Any, k: Any, v: Any, sinks: Any = None, **options: Any) -> Any:
     if sinks is not None:
         scores = torch.cat([scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)], dim=-1)
     return torch.einsum("bhts,bshd->bthd", scores.softmax(-1)[..., :S], v)
+
+
+def _grouped(x: Any, w: Any, offsets: Any) -> Any:
+    return torch.cat([x[a:b] @ w[e].T for e, (a, b) in enumerate(itertools.pairwise(offsets))])
+
+
+def _combine(rows: Any, w: Any, pairs: Any) -> Any:
+    chosen = torch.tensor(pairs)
+    return torch.zeros(4, 3, dtype=rows.dtype).index_add(0, chosen // 2, rows * w.flatten()[chosen, None])
 
 
 THEIRS: dict[str, Callable[..., Any]] = {
@@ -124,6 +134,13 @@ THEIRS: dict[str, Callable[..., Any]] = {
         for name, options in RULES.items()
     },
     "ruled_attention without sinks": lambda q, k, v: _ruled(q, k, v, window=2),
+    "take_along_axis": lambda a: a.gather(1, torch.tensor(_choices)),
+    "dispatch": lambda x: x[torch.tensor(_pairs // 2)],
+    "dispatch dropped": lambda x: x[torch.tensor(_kept // 2)],
+    "grouped_linear": lambda x, w: _grouped(x, w, _offsets),
+    "grouped_linear one takes all": lambda x, w: _grouped(x, w, (0, 0, 8, 8)),
+    "combine": lambda rows, w: _combine(rows, w, _pairs),
+    "combine dropped": lambda rows, w: _combine(rows, w, _kept),
     "linear_cross_entropy softcap": lambda x, w: _capped_loss(x @ w.T, 0.8),
     "linear_cross_entropy bias": lambda x, w, b: _capped_loss(x @ w.T + b, 3.0),
     "linear_cross_entropy": lambda x, w: F.cross_entropy((x @ w.T).flatten(0, 1), torch.tensor(_targets).flatten()),

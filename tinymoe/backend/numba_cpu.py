@@ -269,6 +269,49 @@ def _embedding_backward(g, ids, table, parts):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _top_k(scores, chosen):  # type: ignore[no-untyped-def]
+    # Insertion sort of what has been seen, cut off after k; a later equal stays behind.
+    rows, width = scores.shape
+    k = chosen.shape[1]
+    for i in numba.prange(rows):
+        line, best = scores[i], chosen[i]
+        for j in range(width):
+            place = min(j, k)
+            while place > 0 and line[j] > line[best[place - 1]]:
+                if place < k:
+                    best[place] = best[place - 1]
+                place -= 1
+            if place < k:
+                best[place] = j
+
+
+@_kernel
+def _combine(rows, weights, places, y):  # type: ignore[no-untyped-def]
+    tokens, width = y.shape
+    for i in numba.prange(tokens):
+        y[i] = 0
+        for choice in range(weights.shape[1]):
+            place, weight = places[i, choice], weights[i, choice]
+            if place >= 0:
+                for j in range(width):
+                    y[i, j] += weight * rows[place, j]
+
+
+@_kernel
+def _combine_backward(g, rows, weights, places, drows, dweights):  # type: ignore[no-untyped-def]
+    tokens, width = g.shape
+    for i in numba.prange(tokens):
+        for choice in range(weights.shape[1]):
+            place, weight = places[i, choice], weights[i, choice]
+            dot = g.dtype.type(0)
+            if place >= 0:
+                for j in range(width):
+                    dot += g[i, j] * rows[place, j]
+                    drows[place, j] = weight * g[i, j]
+            dweights[i, choice] = dot
+
+
+@_kernel
 def _adamw(p, g, m, v, scale, gain1, gain2, shrink, rate, root, eps):  # type: ignore[no-untyped-def]
     for i in numba.prange(p.size):
         gradient = g[i] * scale
@@ -362,6 +405,25 @@ class NumbaBackend(ReferenceBackend):
         _masked_softmax_backward(heads, *bent, allowed, distance[0, 0], lse, dheads, delta)
         return scores, dweights
 
+    def top_k(self, scores: Array, k: int) -> Array:
+        """Without sorting what is not among the k largest."""
+        chosen = np.empty((len(scores), k), dtype=np.int64)
+        _top_k(np.ascontiguousarray(scores), chosen)
+        return chosen
+
+    def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
+        """Each token sums up its own rows."""
+        y = np.empty((len(weights), rows.shape[-1]), dtype=rows.dtype)
+        _combine(np.ascontiguousarray(rows), np.ascontiguousarray(weights), _places(pairs, weights.shape), y)
+        return y
+
+    def combine_backward(self, g: Array, rows: Array, weights: Array, pairs: Array) -> tuple[Array, Array]:
+        """Both gradients in one pass over the tokens."""
+        drows, dweights = np.empty_like(rows), np.empty(weights.shape, dtype=weights.dtype)
+        inputs = (np.ascontiguousarray(array) for array in (g, rows, weights))
+        _combine_backward(*inputs, _places(pairs, weights.shape), drows, dweights)
+        return drows, dweights
+
     def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
         """In place: the logits' memory becomes the gradient's."""
         losses = np.empty(len(logits), dtype=logits.dtype)
@@ -409,6 +471,13 @@ def _numbers(rules: AttentionRules, dtype: Any, heads: int) -> tuple[Any, Any, A
     """Scale, cap and slopes for the compiled loops, where 0 stands for what is not asked for."""
     slopes = np.zeros(heads) if rules.slopes is None else rules.slopes
     return dtype.type(rules.scale), dtype.type(rules.softcap or 0), slopes.astype(dtype)
+
+
+def _places(pairs: Array, shape: tuple[int, ...]) -> Array:
+    """Where the row of each pair stands, (N, k): `pairs` the other way round, with -1 for a pair that has no row."""
+    places = np.full(math.prod(shape), -1)
+    places[pairs] = np.arange(len(pairs))
+    return places.reshape(shape)
 
 
 def _rows(x: Array) -> Array:

@@ -4,13 +4,15 @@ A kernel takes and returns raw arrays. Letters used in shape comments:
 
     B batch   T tokens (queries)   S keys   H query heads   K key/value heads   G = H / K   D head_dim
     N rows (batch x tokens)   C channels (hidden_size)   V vocabulary
+    E experts   P pairs of a token and one of the experts it is sent to, at most k a token
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -268,6 +270,47 @@ class ReferenceBackend:
             allowed = allowed & chosen[..., seen]
         return allowed, distance
 
+    def top_k(self, scores: Array, k: int) -> Array:
+        """Where the k largest of each row stand, the largest first and of equals the first: (N, E) -> (N, k)."""
+        return self.xp.argsort(-scores, axis=-1, kind="stable")[:, :k]
+
+    def grouped_linear(self, x: Array, weight: Array, offsets: Sequence[int]) -> Array:
+        """Each group of rows times a matrix of its own: x (P, in), weight (E, out, in) -> (P, out).
+
+        Group e is the rows from offsets[e] to offsets[e + 1]; it may be empty.
+        """
+        y = self.xp.empty((len(x), weight.shape[1]), dtype=x.dtype)
+        for e, rows in _groups(offsets):
+            self.xp.matmul(x[rows], weight[e].T, out=y[rows])
+        return y
+
+    def grouped_linear_backward(
+        self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
+    ) -> tuple[Array, Array]:
+        """Gradients of `grouped_linear` for x and weight: that of a matrix whose group is empty is zero."""
+        dx, dweight = self.xp.empty_like(x), self.xp.zeros_like(weight)
+        for e, rows in _groups(offsets):
+            self.xp.matmul(g[rows], weight[e], out=dx[rows])
+            self.xp.matmul(g[rows].T, x[rows], out=dweight[e])
+        return dx, dweight
+
+    def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
+        """Each token's weighted sum of the rows that are its own: rows (P, C), weights (N, k), pairs (P,) -> (N, C).
+
+        Row p belongs to pair number pairs[p], which is token * k + choice. A pair without a row counts as zero.
+        """
+        tokens, k = weights.shape
+        places = self.xp.zeros((tokens * k, rows.shape[-1]), dtype=rows.dtype)
+        places[pairs] = rows * weights.reshape(-1)[pairs, None]
+        return places.reshape(tokens, k, -1).sum(axis=1)
+
+    def combine_backward(self, g: Array, rows: Array, weights: Array, pairs: Array) -> tuple[Array, Array]:
+        """Gradients of `combine` for rows and weights."""
+        mine = g[pairs // weights.shape[1]]  # (P, C)
+        dweights = self.xp.zeros(weights.size, dtype=weights.dtype)
+        dweights[pairs] = (mine * rows).sum(axis=-1)
+        return mine * weights.reshape(-1)[pairs, None], dweights.reshape(weights.shape)
+
     def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
         """-log softmax(logits)[target] a row, and its gradient for the logits. logits (N, V), targets (N,).
 
@@ -414,6 +457,11 @@ def _query_blocks(T: int, S: int, window: int | None = None) -> Iterator[tuple[s
         stop = min(start + ATTENTION_BLOCK, T)
         first = 0 if window is None else max(0, S - T + start - window + 1)
         yield slice(start, stop), slice(first, S - T + stop)
+
+
+def _groups(offsets: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """The groups of rows that are not empty: number and rows."""
+    return ((e, slice(*ends)) for e, ends in enumerate(itertools.pairwise(offsets)) if ends[0] < ends[1])
 
 
 def _group(x: Array, K: int) -> Array:

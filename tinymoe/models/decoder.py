@@ -18,7 +18,7 @@ from ..nn.attention import Places
 from ..nn.cache import KVCache, LayerCache
 from ..nn.config import Config
 from ..nn.module import Embedding, Linear, Module, make, part
-from ..nn.recorder import recording
+from ..nn.recorder import collecting, recording
 from ..tensor import Tensor, no_grad
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Decoder(Module):
         positions = current().xp.arange(start, start + ids.shape[1])[None]  # (1, T)
         every = cache.append_documents(documents, *ids.shape) if cache is not None else documents
         mine = every[:, start:] if every is not None else None
-        places = {kind: Places(*turn(positions), mine, every) for kind, turn in self.positions.items()}
+        turns = {kind: turn(positions) for kind, turn in self.positions.items()}
+        places = {kind: Places(cos, sin, mine, every) for kind, (cos, sin) in turns.items()}
         x = self.embed_tokens(ids)
         for change in self.inputs:
             x = change(x, positions)
@@ -110,15 +111,19 @@ class CausalLM(Module):
         """Mean cross-entropy of the next tokens, a scalar: ids and targets (B, T); targets of -100 are ignored.
 
         `targets[:, t]` is the token that should follow `ids[:, t]`: the caller shifts, so that packed rows can say
-        which tokens have no successor.
+        which tokens have no successor. In training, losses of the layers' own are added (`contribute`).
         """
         ids = self._check_ids(ids, "ids")
         targets = self._check_ids(targets, "targets", ignore=-100)
         if targets.shape != ids.shape:
             raise ValueError(f"targets: got shape {targets.shape}, expected that of ids, {ids.shape}")
-        hidden = self.model(ids, documents=_document_numbers(ids, attention_mask, documents))
+        with collecting() as losses:
+            hidden = self.model(ids, documents=_document_numbers(ids, attention_mask, documents))
         softcap = self.config.final_logit_softcapping
-        return ops.linear_cross_entropy(hidden, *self._output(), targets=targets, softcap=softcap)
+        loss = ops.linear_cross_entropy(hidden, *self._output(), targets=targets, softcap=softcap)
+        for extra in losses:
+            loss = loss + extra
+        return loss
 
     def new_cache(self) -> KVCache:
         """An empty KV cache for this model."""
@@ -147,8 +152,8 @@ class CausalLM(Module):
         return logits if softcap is None else (logits / softcap).tanh() * softcap
 
     def _output(self) -> tuple[Tensor, ...]:
-        head = getattr(self, "lm_head", None)
-        return (self.output_weight, head.bias) if hasattr(head, "bias") else (self.output_weight,)
+        bias = (self.lm_head.bias,) if self.config.lm_head_bias else ()
+        return (self.output_weight, *bias)
 
     def _check_ids(self, ids: Any, name: str, ignore: int | None = None) -> Array:
         ids = current().asarray(ids)

@@ -29,7 +29,12 @@ def from_pretrained(folder: str | Path) -> CausalLM:
     kind = family(published["model_type"])
     with shapes_only():
         model = CausalLM(kind.config_from_hf(published))
-    _fill(model, kind.weights_from_hf(dict(_read_weights(folder)), model.config), folder)
+    parameters = dict(model.named_parameters())
+    tensors = kind.parameters_in(dict(_read_weights(folder)), model.config)
+    placeholders = {name: np.broadcast_to(np.int8(0), p.shape) for name, p in parameters.items()}
+    _check_fit(tensors, kind.weights_to_hf(placeholders, model.config), folder)
+    for name, array in kind.weights_from_hf(tensors, model.config).items():
+        parameters[name].data = current().asarray(array)
     if (folder / "tokenizer.json").exists():
         from ..text.tokenizer import Tokenizer
 
@@ -44,27 +49,24 @@ def save_pretrained(model: CausalLM, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = family(model.config.model_type)
+    config = {**kind.config_to_hf(model.config), "dtype": "float32"}
     published = kind.weights_to_hf({name: p.numpy() for name, p in model.named_parameters()}, model.config)
     weights = {name: np.ascontiguousarray(array) for name, array in published.items()}
     write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
-    config = {**kind.config_to_hf(model.config), "dtype": "float32"}
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
-def _fill(model: CausalLM, weights: dict[str, np.ndarray], folder: Path) -> None:
-    parameters = dict(model.named_parameters())
-    missing, extra = parameters.keys() - weights.keys(), weights.keys() - parameters.keys()
+def _check_fit(published: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path) -> None:
+    missing, extra = expected.keys() - published.keys(), published.keys() - expected.keys()
     problems = [f"missing {name}" for name in sorted(missing)] + [f"unexpected {name}" for name in sorted(extra)]
-    for name in sorted(parameters.keys() & weights.keys()):
-        if weights[name].shape != parameters[name].shape:
-            problems.append(f"{name} has shape {weights[name].shape}, expected {parameters[name].shape}")
+    for name in sorted(expected.keys() & published.keys()):
+        if published[name].shape != expected[name].shape:
+            problems.append(f"{name} has shape {published[name].shape}, expected {expected[name].shape}")
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(f"{folder}: the weights do not fit the config: {'; '.join(problems[:8])}{more}")
-    for name, parameter in parameters.items():
-        parameter.data = current().asarray(weights[name])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Size:
 
     `flops_per_token` counts the forward pass at the middle of a full context of `context` tokens, two operations to a
     multiply-add; training costs three times that. `kv_cache_bytes` is for one token in all layers, on average over a
-    full context (layers with a window hold no more than the window). `active_parameters` are those a token makes use of.
+    full context (a window bounds what its layers hold). `active_parameters` are those that a token uses.
     """
 
     parameters: int

@@ -1,6 +1,6 @@
 """The parts that models are made of."""
 
-from . import scaling, variants
+from . import latent, moe, scaling, sparse, variants
 from .attention import Attention, Places
 from .cache import KVCache
 from .config import Config
@@ -21,6 +21,9 @@ __all__ = [
     "Places",
     "RMSNorm",
     "RotaryEmbedding",
+    "latent",
+    "moe",
     "scaling",
+    "sparse",
     "variants",
 ]

@@ -53,10 +53,10 @@ class RollingCache(LayerCache):
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Add new tokens; returns them and the `window` - 1 before them, those that their attention can reach."""
-        if self._keys is not None and len(k) != len(self._keys):
-            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {len(k)}")
         if self._keys is None:
             self._keys, self._values = k[:, :0], v[:, :0]
+        elif len(k) != len(self._keys):
+            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {len(k)}")
         held, new = self._end - self._start, k.shape[1]
         if self._end + new > self._keys.shape[1]:
             # Room for twice the window: the kept tokens move to the front only once in a window's time.

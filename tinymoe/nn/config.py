@@ -86,7 +86,30 @@ class SparseFields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PositionFields, AttentionFields, BlockFields, LatentFields, SparseFields):
+class ExpertFields:
+    """Mixture of experts: what the feed-forward parts named "moe" in `mlp_types` are made of.
+
+    Each token goes to `num_experts_per_tok` of the `num_experts`, which are `moe_intermediate_size` wide (by default
+    intermediate_size), and to a part that all tokens share, `shared_expert_intermediate_size` wide, behind a gate of
+    its own if `shared_expert_gate`. `router` names the part that chooses. With `norm_topk_prob` the weights of the
+    chosen add up to `routed_scaling_factor`, else they are the router's scores times that factor. The experts stand in
+    `n_group` groups, of which a token may use `topk_group`.
+    """
+
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None
+    shared_expert_gate: bool = False
+    router: str = "softmax"
+    norm_topk_prob: bool = False
+    routed_scaling_factor: float = 1.0
+    n_group: int = 1
+    topk_group: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(PositionFields, AttentionFields, BlockFields, LatentFields, SparseFields, ExpertFields):
     """A decoder's shape. The fields here are those of a Llama; the groups above belong to later chapters.
 
     `layer`, `attention`, `mlp` and `norm` name the parts it is made of (see `part`). `num_key_value_heads` defaults to

@@ -64,13 +64,13 @@ class Module:
 PARTS: dict[tuple[str, str], Callable[..., Any]] = {}  # (kind, name) -> what makes it; filled by `part`
 
 
-def part(kind: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def part(kind: str, name: str) -> Callable[[Any], Any]:
     """Enter a class in the table of parts, so that a config can ask for it by name: `norm="rms_norm"`.
 
     All parts of a kind are made with the same arguments.
     """
 
-    def enter(maker: Callable[..., Any]) -> Callable[..., Any]:
+    def enter(maker: Any) -> Any:
         PARTS[kind, name] = maker
         return maker
 

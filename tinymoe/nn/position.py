@@ -48,9 +48,8 @@ def rotary(config: Config, layer_type: str) -> RotaryEmbedding:
         return RotaryEmbedding(dim, c.rope_local_base_freq)
     if c.rope_scaling is None:
         return RotaryEmbedding(dim, c.rope_theta)
-    return make(
-        "rope_scaling", c.rope_scaling["rope_type"], dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings
-    )
+    kind = c.rope_scaling.get("rope_type", "")
+    return make("rope_scaling", kind, dim, c.rope_theta, c.rope_scaling, c.max_position_embeddings)
 
 
 @part("position", "learned")

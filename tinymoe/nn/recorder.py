@@ -1,4 +1,7 @@
-"""A window into a running model: layers offer what they compute, and it is kept only while somebody looks."""
+"""A window into a running model: layers offer what they compute, and it is kept only while somebody looks.
+
+`record` offers arrays, for looking at; `contribute` offers losses of a layer's own, for training.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import numpy as np
 
 from ..backend import current
 from ..backend.reference import Array
+from ..tensor import Tensor, is_grad_enabled
 
 _records: dict[str, list[np.ndarray]] | None = None
+_losses: list[Tensor] | None = None
 
 
 @contextmanager
@@ -29,3 +34,20 @@ def record(name: str, value: Callable[[], Array]) -> None:
     """Offer a value; it is computed only if somebody is recording."""
     if _records is not None:
         _records[name].append(np.array(current().to_numpy(value())))
+
+
+@contextmanager
+def collecting() -> Iterator[list[Tensor]]:
+    """Collect the losses that layers `contribute` inside the block: scalars, in order."""
+    global _losses
+    before, _losses = _losses, []
+    try:
+        yield _losses
+    finally:
+        _losses = before
+
+
+def contribute(loss: Callable[[], Tensor]) -> None:
+    """Offer a loss of a layer's own, a scalar; it is computed only if somebody collects, and gradients are recorded."""
+    if _losses is not None and is_grad_enabled():
+        _losses.append(loss())

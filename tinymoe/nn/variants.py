@@ -39,7 +39,7 @@ class VariantAttention(Attention):
             )
         if c.query_pre_attn_scalar is not None:
             self.scale = 1 / math.sqrt(c.query_pre_attn_scalar)
-        self.window = c.sliding_window if c.layer_types[index] == "sliding_attention" else None
+        self.window = _window(c, c.layer_types[index])
         self.softcap = c.attn_logit_softcapping
         self.slopes = alibi_slopes(c.num_attention_heads) if c.position == "alibi" else None
         if self.slopes is not None and c.scale_alibi:
@@ -86,6 +86,17 @@ class VariantAttention(Attention):
     def cached(self, length: int) -> int:
         """As in `Attention`, but a window bounds what is kept."""
         return super().cached(length if self.window is None else min(length, self.window))
+
+
+def _window(config: Config, layer_type: str) -> int | None:
+    """How many tokens the queries of such a layer see, themselves included; None for all."""
+    if layer_type not in ("full_attention", "sliding_attention"):
+        raise ValueError(f"layer_types: got {layer_type!r}, expected 'full_attention' or 'sliding_attention'")
+    if layer_type == "full_attention":
+        return None
+    if not config.sliding_window:
+        raise ValueError(f"sliding_window: got {config.sliding_window}, expected at least 1 for {layer_type!r}")
+    return config.sliding_window
 
 
 def weights_by_rules(q: Tensor, k: Tensor, sinks: Tensor | None, rules: AttentionRules) -> Array:

@@ -14,6 +14,7 @@ _HOME = {
     "probability_bars": "plots", "style": "plots", "use_style": "plots",
     "AttentionView": "widgets", "GenerationView": "widgets", "GraphView": "widgets", "SchedulePlay": "widgets",
     "TokenizerView": "widgets", "TrainingCurve": "widgets",
+    "RopePlay": "positions",
     "Generation": "data", "Run": "data", "Settings": "data", "TokenStep": "data", "Vocabulary": "data",
     "graph_of": "data", "token_steps": "data", "vocabulary_of": "data",
 }  # fmt: skip

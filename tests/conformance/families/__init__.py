@@ -6,6 +6,7 @@ One module a family, named after its `model_type`, with
     VARIANTS        name -> what is changed in `SMALL` (below) and BASE, at least four: heads, head_dim, ties, biases,
                     windows shorter than the inputs, kinds of scaling
     BASE            optional: what all variants of the family share
+    ATTENTION       optional: the implementation of Transformers to compare with, where it is not "eager"
     SMALL_NAMES     optional: the family's own names of the fields in SMALL, {"hidden_size": "n_embd", …}; None drops it
 """
 

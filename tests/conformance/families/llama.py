@@ -1,4 +1,7 @@
+from transformers import LlamaConfig as CONFIG  # noqa: F401, N814
 from transformers import LlamaForCausalLM as MODEL  # noqa: F401, N814
+
+ROPE = {"rope_theta": 10000.0}
 
 VARIANTS = {
     "multi-head": {"num_key_value_heads": 4},
@@ -17,6 +20,31 @@ VARIANTS = {
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 32,
+        },
+    },
+    "linear": {"num_key_value_heads": 2, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}},
+    # Only the longest inputs are longer: beyond the switch, old keys in a cache differ from keys read afresh.
+    "dynamic": {
+        "max_position_embeddings": 100,
+        "head_dim": 10,
+        "rope_parameters": {**ROPE, "rope_type": "dynamic", "factor": 3.0},
+    },
+    "yarn": {
+        "num_key_value_heads": 1,
+        "attention_bias": True,
+        "rope_parameters": {**ROPE, "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32},
+    },
+    "yarn, tuned": {
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            **ROPE,
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 16.0,
+            "beta_slow": 2.0,
+            "attention_factor": 1.3,
         },
     },
 }

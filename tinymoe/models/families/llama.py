@@ -37,3 +37,5 @@ class Llama(Family):
         "initializer_range bos_token_id eos_token_id pad_token_id"
     )
     fixed: ClassVar[dict[str, Any]] = {"hidden_act": "silu"}
+    absent: ClassVar[dict[str, Any]] = {"bos_token_id": 1, "eos_token_id": 2}
+    neutral = frozenset({"max_sequence_length"})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ...nn.config import Config
-from .base import Family, same
+from .base import Family
 from .llama import Llama
 
 
@@ -16,19 +16,18 @@ class Mistral(Family):
     architecture = "MistralForCausalLM"
     fields: ClassVar[dict[str, str]] = {
         **{name: ours for name, ours in Llama.fields.items() if name not in ("attention_bias", "mlp_bias")},
-        **same("sliding_window layer_types"),
+        "sliding_window": "sliding_window",
     }
     fixed = Llama.fixed
-    absent: ClassVar[dict[str, Any]] = {"sliding_window": 4096, "num_key_value_heads": 8}
+    absent: ClassVar[dict[str, Any]] = {
+        **Llama.absent,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,  # versions 0.2 and later say null: they have no window
+    }
     parts: ClassVar[dict[str, Any]] = {"attention": "variant"}
 
-    def normalize(self, published: dict[str, Any]) -> dict[str, Any]:
+    def derived(self, published: Mapping[str, Any]) -> dict[str, Any]:
         """With a window, every layer slides."""
-        published = super().normalize(published)
         kind = "full_attention" if published["sliding_window"] is None else "sliding_attention"
-        return {**published, "layer_types": [kind] * published["num_hidden_layers"]}
-
-    def denormalize(self, published: dict[str, Any], config: Config) -> dict[str, Any]:
-        """Version 0.2 and later have no window: that has to be said, since the default is 4096."""
-        del published["layer_types"]
-        return {**published, "sliding_window": config.sliding_window}
+        return {"layer_types": (kind,) * published["num_hidden_layers"]}

@@ -1,0 +1,34 @@
+from transformers import DeepseekV2Config as CONFIG  # noqa: F401, N814
+from transformers import DeepseekV2ForCausalLM as MODEL  # noqa: F401, N814
+
+BASE = {
+    "first_k_dense_replace": 2,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "original_max_position_embeddings": 32,
+}
+
+VARIANTS = {
+    "latent queries": {},
+    "full queries, as in V2 Lite": {"q_lora_rank": None},
+    "tied": {"tie_word_embeddings": True, "num_attention_heads": 2},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "values wider than keys": {"v_head_dim": 14, "qk_nope_head_dim": 2},
+    "rope wider than the rest": {"qk_rope_head_dim": 10, "qk_nope_head_dim": 4, "v_head_dim": 6, "kv_lora_rank": 6},
+    "another eps and theta": {"rms_norm_eps": 1e-2, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "yarn with V2's mscale": {"rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}},
+    "yarn, two mscales": {"q_lora_rank": None, "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}},
+    "yarn without mscale": {"rope_parameters": YARN},
+    "three heads": {"hidden_size": 30, "num_attention_heads": 3},
+}

@@ -1,0 +1,341 @@
+"""Config files as their publishers wrote them: read here, and written again, they mean the same to Transformers.
+
+Older files leave out what was a default when they were written, and carry fields that nobody reads any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_families import CASES, logits_error, tokens
+from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+
+import tinymoe as tm
+from tinymoe.models.families import family
+from tinymoe.models.families.base import NEUTRAL
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "model_type": "llama",
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.31.0.dev0",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+GEMMA = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "head_dim": 256,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 8192,
+    "pad_token_id": 0,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 256000,
+}
+QWEN = {
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+}
+PHI = {
+    "architectures": ["Phi3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
+    "embd_pdrop": 0.0,
+    "hidden_act": "silu",
+    "hidden_size": 3072,
+    "initializer_range": 0.02,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "model_type": "phi3",
+    "num_hidden_layers": 32,
+    "original_max_position_embeddings": 4096,
+    "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "sliding_window": 262144,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+
+
+def shape(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int | None = None) -> dict[str, Any]:
+    kv = {} if kv_heads is None else {"num_key_value_heads": kv_heads}
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        **kv,
+    }
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Llama 7B": {
+        **LLAMA,
+        **shape(4096, 11008, 32, 32),
+        "max_position_embeddings": 2048,
+        "max_sequence_length": 2048,
+        "pad_token_id": 0,
+    },
+    "Llama 2 70B": {**LLAMA, **shape(8192, 28672, 80, 64, 8), "max_position_embeddings": 4096},
+    "CodeLlama 7B": {
+        **LLAMA,
+        **shape(4096, 11008, 32, 32, 32),
+        "max_position_embeddings": 16384,
+        "rope_theta": 1000000,
+        "vocab_size": 32016,
+    },
+    "TinyLlama": {**LLAMA, **shape(2048, 5632, 22, 32, 4), "max_position_embeddings": 2048},
+    "Yi 34B": {
+        **LLAMA,
+        **shape(7168, 20480, 60, 56, 8),
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+        "rope_theta": 5000000.0,
+        "vocab_size": 64000,
+    },
+    "Llama 3.1 8B": {
+        **LLAMA,
+        **shape(4096, 14336, 32, 32, 8),
+        "attention_bias": False,
+        "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009],
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "rope_scaling": {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "vocab_size": 128256,
+    },
+    "Mistral 7B": {
+        **{name: value for name, value in LLAMA.items() if name not in ("pretraining_tp", "rope_scaling")},
+        **shape(4096, 14336, 32, 32, 8),
+        "max_position_embeddings": 32768,
+        "model_type": "mistral",
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+    },
+    "Mistral Nemo": {
+        **{name: value for name, value in LLAMA.items() if name not in ("pretraining_tp", "rope_scaling")},
+        **shape(5120, 14336, 40, 32, 8),
+        "head_dim": 128,
+        "max_position_embeddings": 1024000,
+        "model_type": "mistral",
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "vocab_size": 131072,
+    },
+    "Gemma 2B": {
+        **GEMMA,
+        **shape(2048, 16384, 18, 8, 1),
+        "hidden_act": "gelu",
+        "hidden_activation": None,
+        "model_type": "gemma",
+        "rope_scaling": None,
+    },
+    "Gemma 2 2B": {
+        **GEMMA,
+        **shape(2304, 9216, 26, 8, 4),
+        "attn_logit_softcapping": 50.0,
+        "cache_implementation": "hybrid",
+        "eos_token_id": [1, 107],
+        "final_logit_softcapping": 30.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "model_type": "gemma2",
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+    },
+    "Gemma 3 1B": {
+        **GEMMA,
+        **shape(1152, 6912, 26, 4, 1),
+        "attn_logit_softcapping": None,
+        "cache_implementation": "hybrid",
+        "eos_token_id": [1, 106],
+        "final_logit_softcapping": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 32768,
+        "model_type": "gemma3_text",
+        "query_pre_attn_scalar": 256,
+        "rope_local_base_freq": 10000,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+        "vocab_size": 262144,
+    },
+    "Gemma 3 27B, the text half": {
+        "head_dim": 128,
+        "hidden_size": 5376,
+        "intermediate_size": 21504,
+        "model_type": "gemma3_text",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 62,
+        "num_key_value_heads": 16,
+        "query_pre_attn_scalar": 168,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+        "sliding_window_pattern": 6,
+    },
+    "Qwen1.5 0.5B": {
+        **QWEN,
+        **shape(1024, 2816, 24, 16, 16),
+        "max_position_embeddings": 32768,
+        "max_window_layers": 21,
+        "model_type": "qwen2",
+        "sliding_window": 32768,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    "Qwen2.5 7B": {
+        **QWEN,
+        **shape(3584, 18944, 28, 28, 4),
+        "max_position_embeddings": 131072,
+        "max_window_layers": 28,
+        "model_type": "qwen2",
+        "sliding_window": 131072,
+        "tie_word_embeddings": False,
+        "use_mrope": False,
+        "vocab_size": 152064,
+    },
+    "Qwen3 0.6B": {
+        **QWEN,
+        **shape(1024, 3072, 28, 16, 8),
+        "attention_bias": False,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 28,
+        "model_type": "qwen3",
+        "rope_scaling": None,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "vocab_size": 151936,
+    },
+    "Phi-3 mini 128k": {
+        **PHI,
+        "bos_token_id": 1,
+        "eos_token_id": 32000,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "pad_token_id": 32000,
+        "rope_scaling": {
+            "long_factor": [1.08 + 1.3 * i for i in range(48)],
+            "short_factor": [1.0 + 0.04 * i for i in range(48)],
+            "type": "longrope",
+        },
+        "tie_word_embeddings": False,
+        "vocab_size": 32064,
+    },
+    "Phi-4 mini": {
+        **PHI,
+        "bos_token_id": 199999,
+        "eos_token_id": 199999,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "mlp_bias": False,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "pad_token_id": 199999,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {
+            "long_factor": [1.118320672**i for i in range(48)],
+            "short_factor": [1.0] * 48,
+            "type": "longrope",
+        },
+        "tie_word_embeddings": True,
+        "vocab_size": 200064,
+    },
+}
+
+KINDS = {published["model_type"] for published in PUBLISHED.values()}
+
+
+def meaning(kind: str, published: dict[str, Any]) -> dict[str, Any]:
+    """What Transformers makes of a config file: the fields that its models read."""
+    config = importlib.import_module(f"families.{kind}").CONFIG.from_dict(json.loads(json.dumps(published)))
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    fields["rope_parameters"].pop("type", None)  # says the same as rope_type
+    fields.pop("max_window_layers", None)  # layer_types say what follows from it
+    return {name: value for name, value in fields.items() if name not in NEUTRAL}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs(name):
+    published = PUBLISHED[name]
+    kind = published["model_type"]
+    config = family(kind).config_from_hf(published)
+    assert meaning(kind, family(kind).config_to_hf(config)) == meaning(kind, published)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.kind in KINDS], ids=lambda case: f"{case.kind}: {case.variant}")
+def test_fields_left_out_mean_what_transformers_takes_them_for(case):
+    settings = case.settings()
+    complete = importlib.import_module(f"families.{case.kind}").CONFIG(**settings).to_dict()
+    config = family(case.kind).config_from_hf(settings)
+    assert config == family(case.kind).config_from_hf(complete)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_text_half_of_a_multimodal_file(tmp_path, older):
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    text = {**shape(32, 56, 3, 4, 2), "vocab_size": 97, "head_dim": 8, "sliding_window": 7, "pad_token_id": None}
+    vision = {"image_size": 8, "patch_size": 4, **shape(16, 16, 1, 2)}
+    config = Gemma3Config(
+        text_config=Gemma3TextConfig(**text),
+        vision_config={"model_type": "siglip_vision_model", **vision},
+        mm_tokens_per_image=4,
+        attn_implementation="eager",
+    )
+    theirs = Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    if older:  # as on the Hub: Transformers once had the language model whole, and the vision tower beside it
+        file = tmp_path / "model.safetensors"
+        renamed = {
+            name.replace("model.language_model.", "language_model.model.").replace("model.vision", "vision"): tensor
+            for name, tensor in load_file(file).items()
+        }
+        save_file(renamed, file)
+    ours = tm.from_pretrained(tmp_path)
+    assert ours.config.model_type == "gemma3_text"
+    assert logits_error(theirs, ours, tokens(2, 19)) < 1e-5
+    ours.save_pretrained(tmp_path / "text")
+    alone = Gemma3ForCausalLM.from_pretrained(tmp_path / "text", attn_implementation="eager").eval()
+    ids = torch.tensor(tokens(2, 19))
+    with torch.no_grad():
+        np.testing.assert_allclose(alone(ids).logits.numpy(), theirs(ids).logits.numpy(), atol=1e-5)
