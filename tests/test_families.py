@@ -23,9 +23,13 @@ SIZES = {
     "num_attention_heads": 4,
     "initializer_range": 0.2,
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 # What a family cannot do without, beside these and its own parts.
 NEEDS = {
     "deepseek_v2": {"kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4},
+    "mixtral": {"num_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 12},
+    "qwen3_moe": EXPERTS,
 }
 
 
@@ -65,7 +69,7 @@ def rewrite(folder, tensors) -> None:
 
 def test_families_are_found_by_their_model_type(kind):
     assert family(kind.model_type) is kind
-    with pytest.raises(ValueError, match="model_type: got 'gpt5', expected one of .*llama"):
+    with pytest.raises(ValueError, match=r"model_type: got 'gpt5', expected one of .*llama"):
         family("gpt5")
 
 

@@ -95,7 +95,7 @@ def test_the_clocks_turn_in_a_page_without_a_kernel(chromium: Any, tmp_path: Pat
     clocks, state = page.locator("#clocks"), page.locator("#clocks .tm-state")
     new = clocks.locator(".tm-new")
     assert clocks.locator(".tm-dial").count() == 8
-    assert "3.1 times as far" in state.inner_text() and "5 of 8 hands" not in state.inner_text()
+    assert "3.1 times as far" in state.inner_text()
     lost = new.count()
     assert f"{lost} of 8 hands" in state.inner_text() and lost >= 4
     clocks.get_by_role("radio", name="linear").click()  # brings every hand back

@@ -301,7 +301,9 @@ def test_published_configs(name):
     assert meaning(kind, family(kind).config_to_hf(config)) == meaning(kind, published)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.kind in KINDS], ids=lambda case: f"{case.kind}: {case.variant}")
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.kind in KINDS], ids=lambda case: f"{case.kind}: {case.variant}"
+)
 def test_fields_left_out_mean_what_transformers_takes_them_for(case):
     settings = case.settings()
     complete = importlib.import_module(f"families.{case.kind}").CONFIG(**settings).to_dict()

@@ -43,7 +43,7 @@ class ParallelLayer(Module):
 
 @part("layer", "sandwich")
 class SandwichLayer(Module):
-    """A norm before and another after each block, as in Gemma 2: what a block adds to the stream is normalised too."""
+    """A norm before and another after each block, as in Gemma 2: what a block adds to the stream is normalized too."""
 
     def __init__(self, config: Config, index: int, rng: np.random.Generator):
         c = config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..backend import current
 from ..backend.reference import Array
+from .module import part
 
 
 class LayerCache:
@@ -40,6 +41,7 @@ class LayerCache:
         return self._keys[:, : self.length].nbytes + self._values[:, : self.length].nbytes
 
 
+@part("cache", "rolling")
 class RollingCache(LayerCache):
     """A cache that forgets what no later token can see: it holds the last `window` - 1 tokens (Mistral 7B).
 

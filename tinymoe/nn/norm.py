@@ -1,4 +1,4 @@
-"""Normalisation layers: parts of the kind "norm", made with the number of channels and a small eps."""
+"""Normalization layers: parts of the kind "norm", made with the number of channels and a small eps."""
 
 from __future__ import annotations
 

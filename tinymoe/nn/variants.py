@@ -11,7 +11,7 @@ from ..backend import current
 from ..backend.reference import Array, AttentionRules
 from ..tensor import Tensor, no_grad
 from .attention import Attention, Places
-from .cache import LayerCache, RollingCache
+from .cache import LayerCache
 from .config import Config
 from .module import Linear, constant, make, part
 from .position import alibi_slopes
@@ -22,7 +22,7 @@ from .recorder import record
 class VariantAttention(Attention):
     """Grouped-query attention with everything that `AttentionFields` can ask for; each model uses a few of them.
 
-    A sliding window (Mistral), a cap on the scores (Gemma 2), normalised queries and keys (Qwen3, Gemma 3), learned
+    A sliding window (Mistral), a cap on the scores (Gemma 2), normalized queries and keys (Qwen3, Gemma 3), learned
     sinks (GPT-OSS), ALiBi (BLOOM), a scale of its own (Gemma 2), layers without positions (Llama 4).
     """
 
@@ -77,7 +77,7 @@ class VariantAttention(Attention):
 
     def new_cache(self) -> LayerCache:
         """A cache that forgets what has left the window, where there is one."""
-        return LayerCache() if self.window is None else RollingCache(self.window)
+        return LayerCache() if self.window is None else make("cache", "rolling", self.window)
 
     def work(self, seen: int) -> int:
         """As in `Attention`, but a window bounds what is seen."""

@@ -69,7 +69,8 @@ class DeepseekV2(Family):
         follows = {"head_dim", "qk_head_dim"}
         if published.get("num_key_value_heads") in (None, published.get("num_attention_heads")):
             follows.add("num_key_value_heads")
-        if published["first_k_dense_replace"] >= published["num_hidden_layers"]:
+        layers = published.get("num_hidden_layers")
+        if isinstance(layers, int) and published["first_k_dense_replace"] >= layers:
             follows |= {"first_k_dense_replace", *EXPERT_FIELDS}
         return {name: value for name, value in published.items() if name not in follows}
 

@@ -36,19 +36,18 @@ class Qwen2Moe(ExpertFamily, Qwen2):
     parts: ClassVar[dict[str, Any]] = {**Qwen2.parts, "mlp": "moe", "shared_expert_gate": True}
     names: ClassVar[dict[str, str]] = {"shared_expert": "shared_experts"}
 
-    def normalize(self, published: dict[str, Any]) -> dict[str, Any]:
-        """A window belongs to every second one of the first layers (unlike Qwen2's)."""
-        if published["use_sliding_window"] and not published.get("layer_types"):
-            slides = range(0, min(published["max_window_layers"], published["num_hidden_layers"]), 2)
-            kinds = ("full_attention", "sliding_attention")
-            published["layer_types"] = [kinds[layer in slides] for layer in range(published["num_hidden_layers"])]
-        return super().normalize(published)
-
     def derived(self, published: Mapping[str, Any]) -> dict[str, Any]:
-        """Which layers have experts: every `decoder_sparse_step`-th one, but not those listed."""
+        """Which layers have experts: every `decoder_sparse_step`-th one, but not those listed.
+
+        Unlike Qwen2's, a window belongs to every second one of the first `max_window_layers`.
+        """
         dense, step = published["mlp_only_layers"] or [], published["decoder_sparse_step"]
-        layers = range(published["num_hidden_layers"])
-        return {"mlp_types": tuple("swiglu" if i in dense or (i + 1) % step else "moe" for i in layers)}
+        layers, values = range(published["num_hidden_layers"]), super().derived(published)
+        values["mlp_types"] = tuple("swiglu" if i in dense or (i + 1) % step else "moe" for i in layers)
+        if values["sliding_window"] is not None and not published.get("layer_types"):
+            slides = range(0, published["max_window_layers"], 2)
+            values["layer_types"] = tuple("sliding_attention" if i in slides else "full_attention" for i in layers)
+        return values
 
     def denormalize(self, published: dict[str, Any], config: Config) -> dict[str, Any]:
         """The layers without experts, as a list."""

@@ -45,6 +45,9 @@ export function known(angle, frequency, trained) {
   return seen >= TURN || angle % TURN <= seen + 1e-9;
 }
 
+const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
+const tokens = (x) => (x < 10 ? fixed(x, 1) : x < 10000 ? count(x) : compact.format(x));
+
 const at = (angle, radius) => [radius * Math.sin(angle), -radius * Math.cos(angle)]; // from the top, clockwise
 
 function sector(angle, radius) {
@@ -85,7 +88,7 @@ function dial(pair, seen, turned) {
     tip.setAttribute("cx", x);
     tip.setAttribute("cy", y);
     el.classList.toggle("tm-new", !inside);
-    period.textContent = `${turn < 10 ? fixed(turn, 1) : count(turn)} tokens`;
+    period.textContent = `${tokens(turn)} tokens/turn`;
     slower.textContent = ratio > 1.005 ? `${fixed(ratio, ratio < 9.95 ? 1 : 0)}× slower` : "\u00a0";
   };
   return { el, pair, draw };
@@ -111,12 +114,13 @@ function render({ model, el }) {
   };
   const status = h("p", { class: "tm-note tm-state", role: "status" });
   const scores = new LineChart({ label: "Score over distance", xLabel: "distance (tokens)", yLabel: "score of a query with an equal key", signal: life.signal, height: 220, xFormat: count, yFormat: (y, exact) => (exact ? fixed(y, 3) : number(y, 2)), yTicks: 4, oncursor: (x) => x !== null && move(Math.max(0, Math.min(longest - 1, Math.round(x)))) });
-  const turns = new LineChart({ label: "Tokens for a turn of each clock", xLabel: "pair", yLabel: "tokens for a turn", signal: life.signal, height: 220, xFormat: (x) => number(x), yFormat: (y) => (10 ** y < 10 ? number(10 ** y, 2) : count(Number((10 ** y).toPrecision(2)))), yTicks: 5 });
+  const turns = new LineChart({ label: "Tokens for a turn of each clock", xLabel: "pair", yLabel: "tokens for a turn", signal: life.signal, height: 220, xFormat: (x) => number(x), yFormat: (y, exact) => (exact ? tokens(10 ** y) : compact.format(Number((10 ** y).toPrecision(2)))), yTicks: 5 });
   const key = (color, text) => h("span", { class: "tm-key" }, h("span", { class: "tm-swatch", style: `color:${color}` }), text);
+  const [chosenKey, trainedKey] = [key("var(--tm-c0)", ""), key("var(--tm-c6)", "as trained")];
   root.append(controls.kind.el,
     h("div", { class: "tm-sliders" }, controls.position.el, controls.factor.el, controls.theta.el),
     faces, status, h("div", { class: "tm-pair" }, turns.el, scores.el),
-    h("div", { class: "tm-keys" }, key("var(--tm-c0)", "as chosen"), key("var(--tm-c6)", "as trained"), key("var(--tm-seen)", "directions seen in training"), key("var(--tm-warm)", "a hand where it never was")));
+    h("div", { class: "tm-keys" }, chosenKey, trainedKey, key("var(--tm-seen)", "directions seen in training"), key("var(--tm-warm)", "a hand where it never was")));
 
   function set(change) {
     settings = { ...settings, ...change };
@@ -158,6 +162,8 @@ function render({ model, el }) {
     const x = Float32Array.from({ length: far + 1 }, (_, d) => d);
     const line = (frequencies, by) => x.map((d) => by * score(frequencies, d));
     const chosen = settings.kind !== "none";
+    chosenKey.lastChild.textContent = KINDS[settings.kind];
+    trainedKey.hidden = !chosen;
     const series = [{ color: "var(--tm-strong)", kind: "ghost", x: [trained, trained], y: [-0.55, 1.7] }];
     const asTrained = { name: "as trained", color: "var(--tm-c6)", x, y: line(before, 1) };
     series.push({ ...asTrained, kind: chosen ? "ghost" : "line", color: chosen ? "var(--tm-c6)" : "var(--tm-c0)" });
