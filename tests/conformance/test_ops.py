@@ -10,7 +10,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from op_cases import CASES, RULES, _choices, _cos, _documents, _ids, _kept, _offsets, _pairs, _sin, _targets
+from op_cases import (
+    CASES,
+    RULES,
+    _choices,
+    _cos,
+    _documents,
+    _ids,
+    _kept,
+    _keys,
+    _offsets,
+    _pairs,
+    _queries,
+    _sin,
+    _target,
+    _targets,
+)
 
 from tinymoe.backend import current
 from tinymoe.tensor import Tensor
@@ -41,8 +56,14 @@ def _rms_norm(x: Any, w: Any) -> Any:
 
 
 def _ruled(q: Any, k: Any, v: Any, sinks: Any = None, **options: Any) -> Any:
+    """Attention's weights times the values."""
+    v = torch.repeat_interleave(v, q.shape[2] // v.shape[2], dim=2)
+    return torch.einsum("bhts,bshd->bthd", _weights(q, k, sinks, **options), v)
+
+
+def _weights(q: Any, k: Any, sinks: Any = None, **options: Any) -> Any:
     """The plain formula, with every score in one (T, S) table and the sink as one more column."""
-    k, v = (torch.repeat_interleave(x, q.shape[2] // x.shape[2], dim=2) for x in (k, v))
+    k = torch.repeat_interleave(k, q.shape[2] // k.shape[2], dim=2)
     T, S = q.shape[1], k.shape[1]
     scores = torch.einsum("bthd,bshd->bhts", q, k) * 0.4
     distance = torch.arange(S - T, S)[:, None] - torch.arange(S)
@@ -62,7 +83,22 @@ def _ruled(q: Any, k: Any, v: Any, sinks: Any = None, **options: Any) -> Any:
     scores = scores.masked_fill(~allowed, -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)], dim=-1)
-    return torch.einsum("bhts,bshd->bthd", scores.softmax(-1)[..., :S], v)
+    return scores.softmax(-1)[..., :S]
+
+
+def _index_scores(q: Any, k: Any, weights: Any) -> Any:
+    return torch.einsum("btj,btjs->bts", weights, torch.einsum("btjd,bsd->btjs", q, k).relu())
+
+
+def _kl(scores: Any, target: Any) -> Any:
+    return F.kl_div(scores.log_softmax(-1), target, reduction="none").masked_fill(target == 0, 0).sum()
+
+
+def _indexer_loss(q: Any, k: Any, weights: Any, **options: Any) -> Any:
+    queries, keys = torch.tensor(_queries[:, -q.shape[1] :]), torch.tensor(_keys)
+    target = _weights(queries, keys, **options).mean(1)  # over the heads
+    scores = _index_scores(q, k, weights).masked_fill(target == 0, -torch.inf)
+    return _kl(scores, target) / target[..., 0].numel()
 
 
 def _grouped(x: Any, w: Any, offsets: Any) -> Any:
@@ -141,6 +177,11 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "grouped_linear one takes all": lambda x, w: _grouped(x, w, (0, 0, 8, 8)),
     "combine": lambda rows, w: _combine(rows, w, _pairs),
     "combine dropped": lambda rows, w: _combine(rows, w, _kept),
+    "index_scores": _index_scores,
+    "index_kl": lambda scores: _kl(scores, torch.tensor(_target)),
+    "indexer_loss": _indexer_loss,
+    "indexer_loss late queries": _indexer_loss,
+    "indexer_loss selected": lambda q, k, weights: _indexer_loss(q, k, weights, **RULES["selected"]),
     "linear_cross_entropy softcap": lambda x, w: _capped_loss(x @ w.T, 0.8),
     "linear_cross_entropy bias": lambda x, w, b: _capped_loss(x @ w.T + b, 3.0),
     "linear_cross_entropy": lambda x, w: F.cross_entropy((x @ w.T).flatten(0, 1), torch.tensor(_targets).flatten()),

@@ -70,6 +70,16 @@ def _bits_to_float(typing_context: Any, bits: Any) -> tuple[Signature, Callable[
     return types.float32(types.int32), generate
 
 
+@intrinsic
+def _float_to_bits(typing_context: Any, x: Any) -> tuple[Signature, Callable[..., Any]]:
+    """Read a float32's bits as an int32."""
+
+    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int32))
+
+    return types.int32(types.float32), generate
+
+
 def _exp(x):  # type: ignore[no-untyped-def]
     """exp(x): a polynomial that LLVM can vectorise in float32, the library's exp in float64."""
     return np.exp(x)
@@ -96,6 +106,41 @@ def _exp_overload(x):  # type: ignore[no-untyped-def]
         return p * _bits_to_float(bits)  # pyright: ignore[reportCallIssue]
 
     return exp32
+
+
+def _to_key(x):  # type: ignore[no-untyped-def]
+    """A whole number that grows with a float32: LLVM vectorises the maximum of whole numbers, not that of floats."""
+    return x
+
+
+def _from_key(key):  # type: ignore[no-untyped-def]
+    """The float of a key."""
+    return key
+
+
+@overload(_to_key, inline="always")
+def _to_key_overload(x):  # type: ignore[no-untyped-def]
+    if x != types.float32:
+        return lambda x: x
+
+    def flipped(x):  # type: ignore[no-untyped-def]
+        bits = _float_to_bits(x)  # pyright: ignore[reportCallIssue]
+        # A negative float's bits count backwards.
+        return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+    return flipped
+
+
+@overload(_from_key, inline="always")
+def _from_key_overload(key):  # type: ignore[no-untyped-def]
+    if not isinstance(key, types.Integer):
+        return lambda key: key
+
+    def flipped_back(key):  # type: ignore[no-untyped-def]
+        bits = np.int32(key ^ ((key >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+        return _bits_to_float(bits)  # pyright: ignore[reportCallIssue]
+
+    return flipped_back
 
 
 @_kernel
@@ -181,21 +226,24 @@ def _masked_softmax(scores, scale, softcap, slopes, sinks, allowed, nearest, lse
         b, h = row // heads, row % heads
         for t in range(tokens):
             line, seen = scores[b, h, t], allowed[b % allowed.shape[0], t]
+            last = min((nearest + t + 16) // 16 * 16, keys)  # no query sees a key after itself; in whole vectors
             if softcap > zero:
-                for j in range(keys):
+                for j in range(last):
                     line[j] = softcap * np.tanh(line[j] * scale / softcap)
             else:
-                for j in range(keys):
+                for j in range(last):
                     line[j] *= scale
             if slopes[h] != zero:
-                for j in range(keys):
+                for j in range(last):
                     line[j] -= slopes[h] * scores.dtype.type(nearest + t - j)
-            top = sinks[h]
-            for j in range(keys):
+            highest = _to_key(sinks[h])
+            for j in range(last):
                 line[j] = line[j] if seen[j] else hidden
-                top = max(top, line[j])
+                key = _to_key(line[j])
+                highest = key if key > highest else highest
+            top = _from_key(highest)
             total = zero
-            for j in range(keys):
+            for j in range(last):
                 # Reading the mask again is what keeps exp's clamp from giving a hidden key a tiny weight.
                 weight = _exp(line[j] - top) if seen[j] else zero
                 line[j] = weight
@@ -204,8 +252,9 @@ def _masked_softmax(scores, scale, softcap, slopes, sinks, allowed, nearest, lse
                 total += math.exp(sinks[h] - top)
             lse[b, h, t] = top + math.log(total)
             inverse = one / total
-            for j in range(keys):
+            for j in range(last):
                 line[j] *= inverse
+            line[last:] = zero
 
 
 @_kernel
@@ -220,17 +269,20 @@ def _masked_softmax_backward(  # type: ignore[no-untyped-def]
         for t in range(tokens):
             line, dline = scores[b, h, t], dweights[b, h, t]
             seen = allowed[b % allowed.shape[0], t]
+            last = min((nearest + t + 16) // 16 * 16, keys)
             far = scores.dtype.type(nearest + t) * slopes[h] + lse[b, h, t]
-            for j in range(keys):
+            for j in range(last):
                 line[j] *= scale
             if softcap > zero:
-                for j in range(keys):
+                for j in range(last):
                     line[j] = softcap * np.tanh(line[j] * flatten)
-            for j in range(keys):
+            for j in range(last):
                 bent = line[j] * flatten
                 weight = _exp(line[j] + slopes[h] * scores.dtype.type(j) - far) if seen[j] else zero
                 line[j] = weight
                 dline[j] = weight * (dline[j] - delta[b, h, t]) * scale * (one - bent * bent)
+            line[last:] = zero
+            dline[last:] = zero
 
 
 @_kernel
