@@ -93,6 +93,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "tanh": (ops.tanh, (r(3, 2),)),
     "sigmoid": (ops.sigmoid, (3 * r(3, 2),)),
     "relu": (ops.relu, (r(3, 5),)),
+    "clip": (lambda a: ops.clip(a, low=-0.5, high=0.7), (r(3, 5),)),
     "silu": (ops.silu, (r(3, 5),)),
     "sum": (ops.sum, (r(3, 4),)),
     "sum axis": (lambda a: a.sum(axis=1), (r(3, 4, 2),)),

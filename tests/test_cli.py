@@ -289,7 +289,9 @@ def test_info_of_a_published_model(capsys):
     values = table(shown)
     assert values["parameters, total"] == values["parameters, active"] == "8,030,261,248"  # as Meta publishes it
     assert values["KV cache per token"] == "262,144"  # 2 x 32 layers x 8 heads x 128 x 4 bytes
-    assert values["FLOPs per token"] == f"{2 * (8030261248 - 128256 * 4096) + 4 * 32 * 32 * 128:,}"
+    matrices = 8030261248 - 128256 * 4096 - (2 * 32 + 1) * 4096  # a table is looked up, norms are no matrices
+    assert values["FLOPs per token"] == f"{2 * matrices + 4 * 32 * 32 * 128:,}"
+    assert values["published as"] == "8.03 B"
     assert (
         len(
             {

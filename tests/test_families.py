@@ -24,10 +24,15 @@ SIZES = {
     "initializer_range": 0.2,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+LATENT = {"kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
 # What a family cannot do without, beside these and its own parts.
 NEEDS = {
-    "deepseek_v2": {"kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4},
+    "deepseek_v2": {**LATENT, **EXPERTS, "shared_expert_intermediate_size": 16},
+    "deepseek_v3": {**LATENT, **EXPERTS, "router": "sigmoid", "norm_topk_prob": True},
+    "gpt_oss": {"num_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": {**EXPERTS, "shared_expert_intermediate_size": 8, "head_dim": 6},
     "mixtral": {"num_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
     "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 12},
     "qwen3_moe": EXPERTS,
 }
@@ -159,8 +164,9 @@ def test_fused_matrices_of_another_height_are_named(kind, folder):
     tensors = reread(folder)
     for entry in kind.stacked:
         for name in (name for name in tensors if name.endswith(f".{entry.theirs}.weight")):
-            shape = tensors[name].shape
-            rewrite(folder, {**tensors, name: np.zeros((shape[1], shape[1]), np.float32)})
+            rows, width = tensors[name].shape
+            other = width if width != rows else 2 * rows
+            rewrite(folder, {**tensors, name: np.zeros((other, width), np.float32)})
             with pytest.raises(ValueError, match=f"{name} has shape"):
                 from_pretrained(folder)
 

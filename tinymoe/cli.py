@@ -119,7 +119,8 @@ def generate(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """`info`: what a model costs."""
-    rows = _costs(_config(options.model))
+    family, *costs = _costs(_config(options.model))
+    rows = [family, *_stated(options.model), *costs]
     width = max(len(name) for name, _, _ in rows)
     digits = max(len(value) for _, value, _ in rows)
     for name, value, note in rows:
@@ -325,30 +326,46 @@ def _config(model: str) -> Any:
 
 def _costs(config: Any) -> list[tuple[str, str, str]]:
     """Rows of name, value and note."""
-    from .models.decoder import CausalLM
-    from .nn.module import shapes_only
+    from .models.size import measure
 
-    with shapes_only():
-        model = CausalLM(config)
-    total = model.num_parameters()
-    table = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size  # looked up, not multiplied
-    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim  # keys and values
     context = config.max_position_embeddings
-    # A multiplication and an addition for each weight; for each position seen, as many for its key and its value.
-    attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    forward = 2 * (total - table)
-    return [
+    # `measure` takes a token in the middle of a text.
+    first, mean, last = (measure(config, context=length) for length in (2, context, 2 * context))
+    total, active, cached = mean.parameters, mean.active_parameters, first.kv_cache_bytes
+    used = f"{_billions(active)} used for each token"
+    if not config.tie_word_embeddings:
+        used += f"; {_billions(active - config.vocab_size * config.hidden_size)} without the embedding table"
+    rows = [
         ("family", config.model_type, ""),
         ("vocabulary", f"{config.vocab_size:,}", "tokens"),
         ("context", f"{context:,}", "tokens"),
-        ("parameters, total", f"{total:,}", ""),
-        ("parameters, active", f"{total:,}", "used for each token"),
+        ("parameters, total", f"{total:,}", _billions(total)),
+        ("parameters, active", f"{active:,}", used),
         ("weights", f"{4 * total:,}", f"bytes in float32; {2 * total:,} in bfloat16"),
-        ("KV cache per token", f"{4 * cached:,}", f"bytes in float32; {2 * cached:,} in bfloat16"),
-        ("FLOPs per token", f"{forward + attention:,}", "forward, for the first token of a text"),
-        ("", f"{forward + attention * context:,}", f"forward, at position {context:,}"),
-        ("", f"{3 * (forward + attention * (context + 1) // 2):,}", "training, mean over a full context"),
+        ("KV cache per token", f"{2 * cached:,}", f"bytes in float32; {cached:,} in bfloat16"),
+        ("FLOPs per token", f"{first.flops_per_token:,}", "forward, for the first token of a text"),
+        ("", f"{last.flops_per_token:,}", f"forward, at position {context:,}"),
+        ("", f"{3 * mean.flops_per_token:,}", "training, mean over a full context"),
     ]
+    if mean.kv_cache_bytes < cached:  # layers with a window keep no more than that
+        full = mean.kv_cache_bytes * context
+        rows.insert(7, ("KV cache, full", f"{2 * full:,}", f"bytes in float32; {full:,} in bfloat16"))
+    return rows
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
+def _stated(model: str) -> list[tuple[str, str, str]]:
+    """What the publisher says of a model of the zoo."""
+    from .models.published import PUBLISHED
+
+    if model not in PUBLISHED:
+        return []
+    stated = PUBLISHED[model]
+    active = "" if stated.active is None else f", {stated.active:g} B active"
+    return [("published as", f"{stated.total:g} B", f"total{active} ({stated.source})")]
 
 
 def _say(text: str) -> None:

@@ -111,6 +111,12 @@ def relu(ctx: Context, a: Array) -> Result:
 
 
 @op
+def clip(ctx: Context, a: Array, *, low: float = -math.inf, high: float = math.inf) -> Result:
+    """a, or the bound it is beyond; there its slope is 0."""
+    return ctx.xp.clip(a, low, high), lambda g: (g * ((a >= low) & (a <= high)),)
+
+
+@op
 def silu(ctx: Context, a: Array) -> Result:
     """a * sigmoid(a)."""
     s = ctx.backend.sigmoid(a)

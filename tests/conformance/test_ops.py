@@ -128,6 +128,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
+    "clip": lambda a: a.clamp(-0.5, 0.7),
     "silu": F.silu,
     "sum": torch.sum,
     "sum axis": lambda a: a.sum(1),

@@ -117,7 +117,7 @@ class CausalLM(Module):
         targets = self._check_ids(targets, "targets", ignore=-100)
         if targets.shape != ids.shape:
             raise ValueError(f"targets: got shape {targets.shape}, expected that of ids, {ids.shape}")
-        with collecting() as losses:
+        with collecting(attention_mask) as losses:
             hidden = self.model(ids, documents=_document_numbers(ids, attention_mask, documents))
         softcap = self.config.final_logit_softcapping
         loss = ops.linear_cross_entropy(hidden, *self._output(), targets=targets, softcap=softcap)
@@ -137,7 +137,7 @@ class CausalLM(Module):
         """Run the model once over ids (B, T) and keep what happens inside."""
         with no_grad(), recording() as records:
             logits = self(ids, documents=documents)
-        return Trace(np.asarray(ids), logits.numpy(), records["attention"])
+        return Trace(np.asarray(ids), logits.numpy(), records["attention"], records["router"], records["experts"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer.json, if any: a folder that Transformers loads."""
@@ -169,11 +169,17 @@ class CausalLM(Module):
 
 @dataclass
 class Trace:
-    """What a model did with ids (B, T): logits (B, T, V), and one array of attention weights (B, H, T, T) a layer."""
+    """What a model did with ids (B, T): logits (B, T, V), and one array of attention weights (B, H, T, T) a layer.
+
+    And for each layer with experts, the router's scores (B, T, E) and the numbers of each token's experts (B, T, k), -1
+    for one that was dropped.
+    """
 
     ids: np.ndarray
     logits: np.ndarray
     attention: list[np.ndarray]
+    router: list[np.ndarray]
+    experts: list[np.ndarray]
 
 
 def _document_numbers(ids: Array, attention_mask: Any, documents: Any) -> Array | None:

@@ -34,7 +34,7 @@ def from_pretrained(folder: str | Path) -> CausalLM:
     placeholders = {name: np.broadcast_to(np.int8(0), p.shape) for name, p in parameters.items()}
     _check_fit(tensors, kind.weights_to_hf(placeholders, model.config), folder)
     for name, array in kind.weights_from_hf(tensors, model.config).items():
-        parameters[name].data = current().asarray(array)
+        parameters[name].data = current().asarray(np.ascontiguousarray(array))
     if (folder / "tokenizer.json").exists():
         from ..text.tokenizer import Tokenizer
 
@@ -62,6 +62,8 @@ def _check_fit(published: dict[str, np.ndarray], expected: dict[str, np.ndarray]
     missing, extra = expected.keys() - published.keys(), published.keys() - expected.keys()
     problems = [f"missing {name}" for name in sorted(missing)] + [f"unexpected {name}" for name in sorted(extra)]
     for name in sorted(expected.keys() & published.keys()):
+        if published[name].dtype != np.float32:
+            problems.append(f"{name} is stored as {published[name].dtype}, expected floating-point numbers")
         if published[name].shape != expected[name].shape:
             problems.append(f"{name} has shape {published[name].shape}, expected {expected[name].shape}")
     if problems:
@@ -100,6 +102,8 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _to_float32(data: bytes, dtype: str, path: Path, name: str) -> np.ndarray:
     if dtype == "BF16":  # the upper half of a float32; NumPy has no such type
         return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    if dtype == "U8":  # packed, for the family to unpack
+        return np.frombuffer(data, dtype=np.uint8)
     if dtype not in ("F32", "F16", "F64"):
-        raise ValueError(f"{path}: {name} is stored as {dtype}, expected F32, F16, BF16 or F64")
+        raise ValueError(f"{path}: {name} is stored as {dtype}, expected F32, F16, BF16, F64 or packed U8")
     return np.frombuffer(data, dtype=f"<f{int(dtype[1:]) // 8}").astype(np.float32)

@@ -1,6 +1,6 @@
 """The parts that models are made of."""
 
-from . import latent, moe, scaling, sparse, variants
+from . import balance, latent, moe, routers, scaling, sparse, specials, variants
 from .attention import Attention, Places
 from .cache import KVCache
 from .config import Config
@@ -21,9 +21,12 @@ __all__ = [
     "Places",
     "RMSNorm",
     "RotaryEmbedding",
+    "balance",
     "latent",
     "moe",
+    "routers",
     "scaling",
     "sparse",
+    "specials",
     "variants",
 ]

@@ -86,14 +86,36 @@ class SparseFields:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChunkFields:
+    """Llama 4's attention for long texts.
+
+    Layers of the type "chunked_attention" see only the tokens of their own chunk of `attention_chunk_size`. With
+    `attn_temperature_tuning`, queries of layers without positions grow by `attn_scale` times the logarithm of how many
+    `floor_scale` tokens came before them, plus one.
+    """
+
+    attention_chunk_size: int | None = None
+    attn_temperature_tuning: bool = False
+    floor_scale: int = 8192
+    attn_scale: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExpertFields:
     """Mixture of experts: what the feed-forward parts named "moe" in `mlp_types` are made of.
 
     Each token goes to `num_experts_per_tok` of the `num_experts`, which are `moe_intermediate_size` wide (by default
     intermediate_size), and to a part that all tokens share, `shared_expert_intermediate_size` wide, behind a gate of
-    its own if `shared_expert_gate`. `router` names the part that chooses. With `norm_topk_prob` the weights of the
-    chosen add up to `routed_scaling_factor`, else they are the router's scores times that factor. The experts stand in
-    `n_group` groups, of which a token may use `topk_group`.
+    its own if `shared_expert_gate`. `router` names the part that chooses, `experts` what they are. With
+    `norm_topk_prob` the weights of the chosen add up to `routed_scaling_factor`, else they are the router's scores
+    times that factor. The experts stand in `n_group` groups, of which a token may use `topk_group`. With a
+    `capacity_factor` an expert takes no more than its fair share of the tokens times that factor. `swiglu_limit` and
+    `swiglu_alpha` are of the experts "clamped".
+
+    For training alone: what losses of the routers are multiplied by before they are added, 0 for not adding them
+    (`router_aux_loss_coef`: load balance of all layers together, `layer_aux_loss_coef`: of each layer,
+    `sequence_loss_coef`: within each text, `router_z_loss_coef`: the size of logits), and `bias_update_speed`, by which
+    the router "sigmoid" moves its biases after each step.
     """
 
     num_experts: int | None = None
@@ -102,14 +124,23 @@ class ExpertFields:
     shared_expert_intermediate_size: int | None = None
     shared_expert_gate: bool = False
     router: str = "softmax"
+    experts: str = "swiglu"
     norm_topk_prob: bool = False
     routed_scaling_factor: float = 1.0
     n_group: int = 1
     topk_group: int = 1
+    capacity_factor: float | None = None
+    swiglu_limit: float = 7.0
+    swiglu_alpha: float = 1.702
+    router_aux_loss_coef: float = 0.0
+    layer_aux_loss_coef: float = 0.0
+    sequence_loss_coef: float = 0.0
+    router_z_loss_coef: float = 0.0
+    bias_update_speed: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PositionFields, AttentionFields, BlockFields, LatentFields, SparseFields, ExpertFields):
+class Config(PositionFields, AttentionFields, BlockFields, LatentFields, SparseFields, ChunkFields, ExpertFields):
     """A decoder's shape. The fields here are those of a Llama; the groups above belong to later chapters.
 
     `layer`, `attention`, `mlp` and `norm` name the parts it is made of (see `part`). `num_key_value_heads` defaults to

@@ -51,6 +51,10 @@ class Module:
                 if isinstance(item, Module):
                     yield from item.modules()
 
+    def after_step(self) -> dict[str, Any]:
+        """Called on every module after each step of training: what it then does, and figures it has to report."""
+        return {}
+
     def parameters(self) -> list[Parameter]:
         """Every parameter once, also where two names share one (tied embeddings)."""
         return list({id(p): p for _, p in self.named_parameters()}.values())

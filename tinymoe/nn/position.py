@@ -59,7 +59,7 @@ class NoTurning:
     """For models that do not turn queries and keys: they learn a vector a place, use ALiBi's slopes, or nothing."""
 
     def __init__(self, config: Config, layer_type: str):
-        pass
+        """Takes what every part of this kind is made with, and needs none of it."""
 
     def __call__(self, positions: Array) -> tuple[None, None]:
         """No cosines and no sines."""

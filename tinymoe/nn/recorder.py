@@ -1,6 +1,7 @@
 """A window into a running model: layers offer what they compute, and it is kept only while somebody looks.
 
-`record` offers arrays, for looking at; `contribute` offers losses of a layer's own, for training.
+`record` offers arrays, for looking at; for training, `contribute` offers losses of a layer's own, and
+`contribute_jointly` what a loss of several layers is computed from.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from ..tensor import Tensor, is_grad_enabled
 
 _records: dict[str, list[np.ndarray]] | None = None
 _losses: list[Tensor] | None = None
+_joint: dict[Callable[[list[Any], Array | None], Tensor], list[Any]] = {}
 
 
 @contextmanager
@@ -37,17 +40,31 @@ def record(name: str, value: Callable[[], Array]) -> None:
 
 
 @contextmanager
-def collecting() -> Iterator[list[Tensor]]:
-    """Collect the losses that layers `contribute` inside the block: scalars, in order."""
-    global _losses
-    before, _losses = _losses, []
+def collecting(mask: Array | None = None) -> Iterator[list[Tensor]]:
+    """Collect the losses that layers contribute inside the block: scalars, in order, joint ones at its end.
+
+    mask (B, T) is 0 for tokens that are padding, which joint losses leave out.
+    """
+    global _losses, _joint
+    before = _losses, _joint
+    _losses, _joint = [], {}
     try:
         yield _losses
+        _losses += [loss(values, mask) for loss, values in _joint.items()]
     finally:
-        _losses = before
+        _losses, _joint = before
 
 
 def contribute(loss: Callable[[], Tensor]) -> None:
     """Offer a loss of a layer's own, a scalar; it is computed only if somebody collects, and gradients are recorded."""
     if _losses is not None and is_grad_enabled():
         _losses.append(loss())
+
+
+def contribute_jointly(loss: Callable[[list[Any], Array | None], Tensor], value: Callable[[], Any]) -> None:
+    """Offer a layer's part of a loss that is computed once, as loss(values, mask), from the values of all layers.
+
+    Layers whose losses are equal share one.
+    """
+    if _losses is not None and is_grad_enabled():
+        _joint.setdefault(loss, []).append(value())

@@ -75,11 +75,11 @@ class DynamicRotary(RotaryEmbedding):
 def yarn_ramp(
     dim: int, theta: float, trained: int, beta_fast: float = 32, beta_slow: float = 1, truncate: bool = True
 ) -> np.ndarray:
-    """How far each of dim/2 clocks is slowed, from 0 (not at all) to 1 (fully): (dim/2,) (Peng et al. 2023, eq. 18).
+    """How far each of dim/2 clocks is slowed, 0 (not at all) to 1 (fully): (dim/2,) (Peng et al. 2023, section 3.2).
 
     It is 0 up to the clock that makes `beta_fast` turns in the `trained` tokens, 1 from the one that makes `beta_slow`
-    turns on, and rises along a line from clock to clock between them. truncate: the line starts and ends at whole
-    numbers of clocks.
+    turns on, and rises along a line between them: from clock to clock, as in the authors' code, where the paper has a
+    line over turns. truncate: the line starts and ends at whole numbers of clocks.
     """
     first, last = (
         dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(theta)) for turns in (beta_fast, beta_slow)

@@ -84,12 +84,15 @@ class Trainer:
             optim.decay_groups(model, config.weight_decay), lr=config.lr, betas=(config.beta1, config.beta2)
         )
         self.steps_done = 0
-        self.history: list[dict[str, float]] = []  # one dict of metrics a step
+        self.history: list[dict[str, Any]] = []  # one dict of metrics a step
         self._owns_out = False
 
     @np.errstate(all="ignore")  # an overflow is not a warning here: it ends the run, with its name
-    def step(self) -> dict[str, float]:
-        """One optimizer step. Returns its metrics: step, loss, lr, grad_norm, tokens_per_s.
+    def step(self) -> dict[str, Any]:
+        """One optimizer step. Returns its metrics: step, loss, lr, grad_norm, tokens_per_s, and what layers report.
+
+        Layers with experts report, in lists with an entry a layer, `expert_load` (the share of each expert),
+        `max_violation` and `load_entropy`; the loss includes those of the layers' own.
 
         FloatingPointError, before anything is updated, where the loss or a gradient is not finite.
         """
@@ -112,6 +115,7 @@ class Trainer:
             group["lr"] = lr
         self.optimizer.step(grad_scale=optim.clip_factor(norm, config.grad_clip) if config.grad_clip else 1.0)
         self.steps_done += 1
+        reports = [report for module in self.model.modules() if (report := module.after_step())]
         seconds = time.perf_counter() - began
         return {
             "step": self.steps_done,
@@ -119,6 +123,7 @@ class Trainer:
             "lr": lr,
             "grad_norm": norm,
             "tokens_per_s": round(batch.ids.size / seconds, 1),
+            **{name: [report[name] for report in reports] for name in (reports[0] if reports else ())},
         }
 
     @np.errstate(all="ignore")
@@ -135,8 +140,8 @@ class Trainer:
         return total / targets
 
     def run(
-        self, on_step: Callable[[dict[str, float]], None] | None = None, progress: bool = True
-    ) -> list[dict[str, float]]:
+        self, on_step: Callable[[dict[str, Any]], None] | None = None, progress: bool = True
+    ) -> list[dict[str, Any]]:
         """Train to the end, from wherever the run is; returns the history.
 
         `on_step` sees each step's metrics. The last step is evaluated on all of the validation text. Ctrl-C
@@ -293,7 +298,7 @@ def _latest_step(out: Path) -> int | None:
 
 
 @contextmanager
-def _metrics_file(trainer: Trainer) -> Iterator[Callable[[dict[str, float]], None]]:
+def _metrics_file(trainer: Trainer) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Appends metrics to `out/metrics.jsonl`, each line handed to the system at once."""
     if trainer.out is None:
         yield lambda metrics: None
@@ -301,14 +306,14 @@ def _metrics_file(trainer: Trainer) -> Iterator[Callable[[dict[str, float]], Non
     _claim(trainer, trainer.out)
     with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
 
-        def write(metrics: dict[str, float]) -> None:
+        def write(metrics: dict[str, Any]) -> None:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
 
         yield write
 
 
-def _truncate_metrics(file: Path, steps: int) -> list[dict[str, float]]:
+def _truncate_metrics(file: Path, steps: int) -> list[dict[str, Any]]:
     """Drop the lines after `steps`, and a torn last line: they are about to be written again."""
     if not file.exists():
         return []
@@ -323,7 +328,7 @@ def _truncate_metrics(file: Path, steps: int) -> list[dict[str, float]]:
 
 
 @contextmanager
-def _progress_bar(trainer: Trainer, wanted: bool) -> Iterator[Callable[[dict[str, float]], None]]:
+def _progress_bar(trainer: Trainer, wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     try:
         from tqdm import tqdm
     except ImportError:
@@ -334,7 +339,7 @@ def _progress_bar(trainer: Trainer, wanted: bool) -> Iterator[Callable[[dict[str
     shown: dict[str, str] = {}
     with tqdm(total=trainer.config.steps, initial=trainer.steps_done, unit="step", dynamic_ncols=True) as bar:
 
-        def show(metrics: dict[str, float]) -> None:
+        def show(metrics: dict[str, Any]) -> None:
             shown.update({key: f"{metrics[key]:.3f}" for key in ("loss", "val_loss") if key in metrics})
             bar.set_postfix(shown, refresh=False)
             bar.update()

@@ -15,6 +15,13 @@ _HOME = {
     "AttentionView": "widgets", "GenerationView": "widgets", "GraphView": "widgets", "SchedulePlay": "widgets",
     "TokenizerView": "widgets", "TrainingCurve": "widgets",
     "RopePlay": "positions",
+    "CachePlay": "caches",
+    "CostCalculator": "calculator", "MaskPlay": "masks",
+    "KeptTokens": "kept",
+    "RouteIt": "routing", "RoutingExplorer": "routing", "RoutingFlow": "routing",
+    "expert_load": "routing_plots", "specialization": "routing_plots",
+    "Information": "routes", "expert_domain_table": "routes", "expert_information": "routes",
+    "expert_kind_table": "routes", "expert_loads": "routes", "mutual_information": "routes", "token_kind": "routes",
     "Generation": "data", "Run": "data", "Settings": "data", "TokenStep": "data", "Vocabulary": "data",
     "graph_of": "data", "token_steps": "data", "vocabulary_of": "data",
 }  # fmt: skip

@@ -1,14 +1,18 @@
 from transformers import DeepseekV2Config as CONFIG  # noqa: F401, N814
 from transformers import DeepseekV2ForCausalLM as MODEL  # noqa: F401, N814
 
-BASE = {
-    "first_k_dense_replace": 2,
+LATENT = {
     "q_lora_rank": 20,
     "kv_lora_rank": 12,
     "qk_nope_head_dim": 8,
     "qk_rope_head_dim": 4,
     "v_head_dim": 8,
 }
+
+EXPERTS = {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+
+BASE = {**LATENT, **EXPERTS, "first_k_dense_replace": 1}
 
 YARN = {
     "rope_type": "yarn",
@@ -21,7 +25,12 @@ YARN = {
 
 VARIANTS = {
     "latent queries": {},
-    "full queries, as in V2 Lite": {"q_lora_rank": None},
+    "full queries, one group, as V2 Lite": {"q_lora_rank": None, "n_shared_experts": 2, "n_group": 1, "topk_group": 1},
+    "limited groups, as V2": {**GROUPS, "n_shared_experts": 2, "routed_scaling_factor": 16.0, "num_hidden_layers": 3},
+    "one group of two": {**GROUPS, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 0},
+    "one of eight": {"num_experts_per_tok": 1, "routed_scaling_factor": 0.5},
+    "all experts, in all groups": {**GROUPS, "topk_group": 4, "num_experts_per_tok": 8},
+    "all layers dense": {"first_k_dense_replace": 2},
     "tied": {"tie_word_embeddings": True, "num_attention_heads": 2},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "values wider than keys": {"v_head_dim": 14, "qk_nope_head_dim": 2},
@@ -30,5 +39,5 @@ VARIANTS = {
     "yarn with V2's mscale": {"rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}},
     "yarn, two mscales": {"q_lora_rank": None, "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}},
     "yarn without mscale": {"rope_parameters": YARN},
-    "three heads": {"hidden_size": 30, "num_attention_heads": 3},
+    "three heads": {"hidden_size": 36, "num_attention_heads": 3},
 }

@@ -5,15 +5,19 @@ from __future__ import annotations
 from .base import Family
 from .bloom import Bloom
 from .deepseek_v2 import DeepseekV2
+from .deepseek_v3 import DeepseekV3
 from .falcon import Falcon
 from .gemma import Gemma
 from .gemma2 import Gemma2
 from .gemma3_text import Gemma3Text
 from .gpt2 import GPT2
 from .gpt_bigcode import GPTBigCode
+from .gpt_oss import GptOss
 from .llama import Llama
+from .llama4 import Llama4Text
 from .mistral import Mistral
 from .mixtral import Mixtral
+from .olmoe import Olmoe
 from .phi import Phi
 from .phi3 import Phi3
 from .qwen2 import Qwen2
@@ -25,15 +29,19 @@ from .starcoder2 import Starcoder2
 _ALL = (
     Bloom(),
     DeepseekV2(),
+    DeepseekV3(),
     Falcon(),
     GPT2(),
     GPTBigCode(),
     Gemma(),
     Gemma2(),
     Gemma3Text(),
+    GptOss(),
     Llama(),
+    Llama4Text(),
     Mistral(),
     Mixtral(),
+    Olmoe(),
     Phi(),
     Phi3(),
     Qwen2(),
@@ -43,12 +51,13 @@ _ALL = (
     Starcoder2(),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
-PART_OF = {"gemma3": "gemma3_text"}  # files that hold a family's model beside other things
+# Files with a vision tower too, and a fork's own name.
+OTHER_NAMES = {"gemma3": "gemma3_text", "llama4": "llama4_text", "kimi_k2": "deepseek_v3"}
 
 
 def family(model_type: str) -> Family:
     """The family with this `model_type`. Raises ValueError, listing those there are, for any other."""
-    model_type = PART_OF.get(model_type, model_type)
+    model_type = OTHER_NAMES.get(model_type, model_type)
     if model_type not in FAMILIES:
         raise ValueError(f"model_type: got {model_type!r}, expected one of {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]

@@ -22,6 +22,8 @@ NEUTRAL = frozenset(
     "task_specific_params unk_token_id _attn_implementation_autoset".split()
 )
 
+_HINTS = typing.get_type_hints(Config)
+
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
@@ -61,9 +63,14 @@ class Family:
     transposed: ClassVar[tuple[str, ...]] = ()
     ignored: ClassVar[str] = r"rotary_emb\.inv_freq$"
 
-    def config_from_hf(self, published: Mapping[str, Any]) -> Config:
-        """Read a config file. Raises ValueError naming every field that is missing, unknown, or not as it should be."""
-        published = self.normalize({**self.absent, **published})
+    def config_from_hf(self, published: Mapping[str, Any], **changes: Any) -> Config:
+        """Read a config file. `changes` are fields of ours that take the place of what it says.
+
+        Raises ValueError naming every field that is missing, unknown, or not as it should be.
+        """
+        theirs = {ours: name for name, ours in self.fields.items() if ours in changes}
+        said = {name: changes[ours] for ours, name in theirs.items()}
+        published = self.normalize({**self.absent, **published, **said})
         values: dict[str, Any] = {"model_type": self.model_type, **self.parts}
         problems = []
         for name, value in published.items():
@@ -75,7 +82,8 @@ class Family:
         problems += [f"{name} is missing" for name, ours in self.fields.items() if required & {*ours.split()}]
         if problems:
             raise ValueError(f"config of {self.model_type}: " + "; ".join(problems))
-        return Config(**{**values, **self.derived(published)})
+        others = {name: value for name, value in changes.items() if name not in theirs}
+        return Config(**{**values, **self.derived(published), **others})
 
     def config_to_hf(self, config: Config) -> dict[str, Any]:
         """The config file of a model of ours, with every field that Transformers needs to build the same one.
@@ -158,8 +166,10 @@ class Family:
 
     def _problem(self, name: str, value: Any) -> str | None:
         if name in self.fields:
-            hints = typing.get_type_hints(Config)
-            for hint in (hints[ours] for ours in self.fields[name].split()):
+            ours, default = self.fields[name].split(), self.absent.get(name)
+            if not ours and default is not None and not _fits(value, type(default)):
+                return f"expected {type(default).__name__}"
+            for hint in (_HINTS[field] for field in ours):
                 if value is not None and not _fits(_frozen(value), hint):
                     return f"expected {getattr(hint, '__name__', hint)}"
         elif name in self.fixed:

@@ -20,7 +20,8 @@ class Qwen2(Family):
     architecture = "Qwen2ForCausalLM"
     fields: ClassVar[dict[str, str]] = {
         **{name: ours for name, ours in Llama.fields.items() if name not in ("attention_bias", "mlp_bias")},
-        **dict.fromkeys(("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"), ""),
+        "sliding_window": "sliding_window",
+        **dict.fromkeys(("use_sliding_window", "max_window_layers", "layer_types"), ""),
     }
     fixed: ClassVar[dict[str, Any]] = {**Llama.fixed, "use_mrope": False}
     absent: ClassVar[dict[str, Any]] = {

@@ -42,6 +42,8 @@ class Qwen2Moe(ExpertFamily, Qwen2):
         Unlike Qwen2's, a window belongs to every second one of the first `max_window_layers`.
         """
         dense, step = published["mlp_only_layers"] or [], published["decoder_sparse_step"]
+        if step < 1:
+            raise ValueError(f"decoder_sparse_step: got {step}, expected at least 1")
         layers, values = range(published["num_hidden_layers"]), super().derived(published)
         values["mlp_types"] = tuple("swiglu" if i in dense or (i + 1) % step else "moe" for i in layers)
         if values["sliding_window"] is not None and not published.get("layer_types"):

@@ -64,7 +64,7 @@ function dial(pair, seen, turned) {
     s("circle", { class: "tm-rim", r: 44 }), known, s("line", { class: "tm-noon", x1: 0, x2: 0, y1: -44, y2: -37 }), hand, tip, s("circle", { class: "tm-pin", r: 2.5 }));
   const period = h("span", {});
   const slower = h("span", { class: "tm-slower" });
-  const el = h("div", { class: "tm-dial" }, face, h("b", {}, `pair ${pair}`), period, slower);
+  const el = h("div", { class: "tm-dial" }, face, h("b", {}, `pair ${pair}`), h("span", { class: "tm-period" }, period, " ", h("span", {}, "tokens/turn")), slower);
   let last = null;
   const pointed = (event) => {
     const box = face.getBoundingClientRect();
@@ -88,7 +88,7 @@ function dial(pair, seen, turned) {
     tip.setAttribute("cx", x);
     tip.setAttribute("cy", y);
     el.classList.toggle("tm-new", !inside);
-    period.textContent = `${tokens(turn)} tokens/turn`;
+    period.textContent = tokens(turn);
     slower.textContent = ratio > 1.005 ? `${fixed(ratio, ratio < 9.95 ? 1 : 0)}× slower` : "\u00a0";
   };
   return { el, pair, draw };
@@ -175,7 +175,7 @@ function render({ model, el }) {
     if (chosen) spokes.push({ name: KINDS[settings.kind], color: "var(--tm-c0)", kind: "dots", x: index, y: log(now) });
     const lengths = { [`trained on ${count(trained)}`]: Math.log10(trained) };
     if (chosen && settings.factor > 1) lengths[`stretched to ${count(trained * settings.factor)}`] = Math.log10(trained * settings.factor);
-    turns.draw(spokes, { references: lengths });
+    turns.draw(spokes, { references: lengths, xMax: pairs - 0.9 });
   }
 
   layDials();
