@@ -1,7 +1,7 @@
 // Attention maps, token by token: pick a head among all of them, point at a query, see the keys it reads.
 
 import { Maps, strongest } from "./attentiondata.js";
-import { bars, card, follow, h, onResize, onTheme, rgb, s, typed, visible } from "./common.js";
+import { bars, card, follow, h, onResize, onTheme, rgb, s, typed, visible, wordPointer } from "./common.js";
 
 const ARCS = 16; // more would be a tangle
 
@@ -13,8 +13,7 @@ function render({ model, el }) {
   const maps = new Maps(typed(Uint16Array, model.get("weights")), { ...shape, tokens: tokens.length });
   let layer = model.get("layer");
   let head = model.get("head");
-  let pinned = Math.min(tokens.length - 1, 39); // far enough to have much to read, near enough to be in sight
-  let query = pinned;
+  let query = Math.min(tokens.length - 1, 39); // far enough to have much to read, near enough to be in sight
   let places = null;
   let ramp = [];
 
@@ -135,31 +134,14 @@ function render({ model, el }) {
     }));
   }
 
-  const chipOf = (event) => event.target.closest?.(".tm-word");
-  words.addEventListener("pointerover", (event) => {
-    const chip = chipOf(event);
-    if (chip) read(Number(chip.dataset.i));
-  });
-  words.addEventListener("pointerleave", () => read(pinned));
-  words.addEventListener("click", (event) => {
-    const chip = chipOf(event);
-    if (chip) read((pinned = Number(chip.dataset.i)));
-  });
-  words.addEventListener("keydown", (event) => {
-    const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -1e9, End: 1e9 }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    pinned = Math.max(0, Math.min(tokens.length - 1, query + move));
-    read(pinned);
-    chips[pinned].scrollIntoView({ block: "nearest" });
-  });
+  const { look, keep, back } = wordPointer(words, { count: tokens.length, start: query, read });
   const rowAt = (event) => {
     const box = big.getBoundingClientRect();
     return Math.max(0, Math.min(tokens.length - 1, Math.floor(((event.clientY - box.top) / box.height) * tokens.length)));
   };
-  big.addEventListener("pointermove", (event) => read(rowAt(event)));
-  big.addEventListener("pointerleave", () => read(pinned));
-  big.addEventListener("click", (event) => read((pinned = rowAt(event))));
+  big.addEventListener("pointermove", (event) => look(rowAt(event)));
+  big.addEventListener("pointerleave", back);
+  big.addEventListener("click", (event) => keep(rowAt(event)));
 
   onResize(reading, life.signal, () => {
     measure();

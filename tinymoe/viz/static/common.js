@@ -225,6 +225,32 @@ export function choice({ label, options, value, onchange }) {
   return { el, set };
 }
 
+/**
+ * Reading a text word by word: pointing looks at a word, a click or an arrow key keeps it. `words` holds elements of the
+ * class tm-word with their number in data-i; `read` is told which of the `count` to show. Returns { look, keep, back }.
+ */
+export function wordPointer(words, { count, start, read }) {
+  let [kept, at] = [start, start];
+  const look = (i) => read((at = i));
+  const keep = (i) => look((kept = Math.max(0, Math.min(count - 1, i))));
+  const back = () => look(kept);
+  const onWord = (act) => (event) => {
+    const word = event.target.closest?.(".tm-word");
+    if (word) act(Number(word.dataset.i));
+  };
+  words.addEventListener("pointerover", onWord(look));
+  words.addEventListener("pointerleave", back);
+  words.addEventListener("click", onWord(keep));
+  words.addEventListener("keydown", (event) => {
+    const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -1e9, End: 1e9 }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    keep(at + move);
+    words.querySelector(`[data-i="${kept}"]`)?.scrollIntoView({ block: "nearest" });
+  });
+  return { look, keep, back };
+}
+
 /** Probabilities as labelled bars. `rows` is [[text, probability, chosen]…]; bars keep their place and glide. */
 export function bars() {
   const el = h("ol", { class: "tm-bars" });

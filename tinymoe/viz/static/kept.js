@@ -1,7 +1,7 @@
 // Sparse attention to play with: which tokens an indexer keeps for a query, and how much of the attention they hold.
 
 import { LineChart } from "./chart.js";
-import { card, choice, count, h, inline, percent, slider, typed } from "./common.js";
+import { card, choice, count, h, inline, percent, slider, typed, wordPointer } from "./common.js";
 
 const CHOOSERS = [["indexer", "the indexer"], ["window", "a window"], ["best", "the best k (cheating)"]];
 const COLOR = { indexer: "var(--tm-c0)", window: "var(--tm-c1)", best: "var(--tm-c2)" };
@@ -32,8 +32,7 @@ function render({ model, el }) {
   let layer = 0;
   let chooser = "indexer";
   let k = model.get("k");
-  let pinned = model.get("query");
-  let query = pinned;
+  let query = model.get("query");
 
   const row = (table, t) => table.subarray((layer * n + t) * n, (layer * n + t) * n + t + 1);
   const share = (who, t, keys) => {
@@ -121,22 +120,7 @@ function render({ model, el }) {
     one.draw([here(), ...curves(points, (who, x) => table[who][x])], { xMax: n, yMin: 0, yMax: 1 });
   }
 
-  const chipOf = (event) => event.target.closest?.(".tm-word");
-  words.addEventListener("pointerover", (event) => {
-    const chip = chipOf(event);
-    if (chip) read(Number(chip.dataset.i));
-  });
-  words.addEventListener("pointerleave", () => read(pinned));
-  words.addEventListener("click", (event) => {
-    const chip = chipOf(event);
-    if (chip) read((pinned = Number(chip.dataset.i)));
-  });
-  words.addEventListener("keydown", (event) => {
-    const move = { ArrowRight: 1, ArrowLeft: -1, Home: -1e9, End: 1e9 }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    read((pinned = Math.max(0, Math.min(n - 1, query + move))));
-  });
+  wordPointer(words, { count: n, start: query, read });
   drawAll();
   return () => life.abort();
 }

@@ -1,6 +1,6 @@
 // Attention's rules to play with: what each token of a sentence sees, and how much of it.
 
-import { bars, card, choice, fixed, h, onTheme, percent, rgb, slider, typed, visible } from "./common.js";
+import { bars, card, choice, fixed, h, onTheme, percent, rgb, slider, typed, visible, wordPointer } from "./common.js";
 
 const CAPS = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 30, 50];
 
@@ -49,8 +49,7 @@ function render({ model, el }) {
   const all = typed(Float32Array, model.get("scores"));
   let head = 0;
   let rules = { ...presets[0] };
-  let pinned = model.get("query");
-  let query = pinned;
+  let query = model.get("query");
   let paints = [];
 
   const row = (t) => all.subarray((head * n + t) * n, (head * n + t) * n + n);
@@ -157,29 +156,14 @@ function render({ model, el }) {
     line.style.height = `max(3px, ${100 / n}%)`;
   }
 
-  const chipOf = (event) => event.target.closest?.(".tm-word");
-  words.addEventListener("pointerover", (event) => {
-    const chip = chipOf(event);
-    if (chip) read(Number(chip.dataset.i));
-  });
-  words.addEventListener("pointerleave", () => read(pinned));
-  words.addEventListener("click", (event) => {
-    const chip = chipOf(event);
-    if (chip) read((pinned = Number(chip.dataset.i)));
-  });
-  words.addEventListener("keydown", (event) => {
-    const move = { ArrowRight: 1, ArrowLeft: -1, Home: -1e9, End: 1e9 }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    read((pinned = Math.max(0, Math.min(n - 1, query + move))));
-  });
+  const { look, keep, back } = wordPointer(words, { count: n, start: query, read });
   const rowAt = (event) => {
     const box = frame.getBoundingClientRect();
     return Math.max(0, Math.min(n - 1, Math.floor(((event.clientY - box.top) / box.height) * n)));
   };
-  frame.addEventListener("pointermove", (event) => read(rowAt(event)));
-  frame.addEventListener("pointerleave", () => read(pinned));
-  frame.addEventListener("click", (event) => read((pinned = rowAt(event))));
+  frame.addEventListener("pointermove", (event) => look(rowAt(event)));
+  frame.addEventListener("pointerleave", back);
+  frame.addEventListener("click", (event) => keep(rowAt(event)));
   onTheme(life.signal, () => {
     colors();
     draw();

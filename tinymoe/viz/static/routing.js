@@ -1,6 +1,6 @@
 // A text colored by expert: layers to choose, a token's scores and every expert's load above one another.
 
-import { card, choice, fixed, follow, h, inline, percent, typed, visible } from "./common.js";
+import { card, choice, fixed, follow, h, inline, percent, typed, visible, wordPointer } from "./common.js";
 import { badge, evenness, frequent, looks, share, sum, tally, violation } from "./routingbase.js";
 
 const ORDINALS = ["1st", "2nd", "3rd"];
@@ -16,8 +16,7 @@ function render({ model, el }) {
   const scores = typed(Uint16Array, model.get("scores"));
   const choices = typed(Int16Array, model.get("choices")); // -1 where a choice was dropped
   let layer = model.get("layer");
-  let pinned = model.get("token");
-  let token = pinned;
+  let token = model.get("token");
   let expert = model.get("expert");
   let rank = 0;
 
@@ -131,24 +130,7 @@ function render({ model, el }) {
     readExpert();
   }
 
-  const chipOf = (event) => event.target.closest?.(".tm-word");
-  words.addEventListener("pointerover", (event) => {
-    const chip = chipOf(event);
-    if (chip) read(Number(chip.dataset.i));
-  });
-  words.addEventListener("pointerleave", () => read(pinned));
-  words.addEventListener("click", (event) => {
-    const chip = chipOf(event);
-    if (chip) read((pinned = Number(chip.dataset.i)));
-  });
-  words.addEventListener("keydown", (event) => {
-    const move = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -1e9, End: 1e9 }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    read((pinned = Math.max(0, Math.min(n - 1, token + move))));
-    const [box, chip] = [words.getBoundingClientRect(), chips[pinned].getBoundingClientRect()];
-    if (chip.top < box.top || chip.bottom > box.bottom) words.scrollTop += chip.top - box.top - box.height / 2;
-  });
+  const { keep } = wordPointer(words, { count: n, start: token, read });
   chart.addEventListener("click", (event) => {
     const column = event.target.closest?.(".tm-column");
     if (column) pick(Number(column.dataset.e) === expert ? null : Number(column.dataset.e));
@@ -164,7 +146,7 @@ function render({ model, el }) {
     layer = model.get("layer");
     draw();
   });
-  follow(model, life.signal, "change:token", () => read((pinned = model.get("token"))));
+  follow(model, life.signal, "change:token", () => keep(model.get("token")));
   follow(model, life.signal, "change:expert", () => pick(model.get("expert")));
   draw();
   return () => life.abort();
