@@ -139,6 +139,9 @@ def test_load_and_its_measures(backend):
     assert load_entropy(load) == pytest.approx(-(p * np.log(p)).sum() / np.log(4))
     assert (max_violation(np.ones(4)), load_entropy(np.ones(4))) == (0, pytest.approx(1))
     assert (load_entropy(np.array([0, 9])), load_entropy(np.array([3]))) == (0, 1)
+    for measure in (max_violation, load_entropy):  # of several layers or steps at once
+        loads = np.array([[2, 1, 4, 0], [1, 1, 1, 1]])
+        np.testing.assert_array_equal(measure(loads), [measure(row) for row in loads])
 
 
 @given(load=st.lists(st.integers(0, 9), min_size=1, max_size=6))

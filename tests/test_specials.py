@@ -118,6 +118,8 @@ def test_numbers_in_four_bits():
     assert numbers.shape == (1, 32, 2) and numbers.dtype == np.float32
     assert numbers[0, :2, 0].tolist() == [1.0, -6.0] and numbers[0, 30:, 1].tolist() == [1.0, 12.0]
     assert np.count_nonzero(numbers) == 4
+    with pytest.raises(ValueError, match=r"blocks, scales: got shapes \(1, 2, 1, 16\) and \(1, 2\), expected"):
+        from_mxfp4(blocks, np.zeros((1, 2), dtype=np.uint8))
 
 
 def test_a_multimodal_llama_4_gives_its_text_model(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_families import Case, logits_error, tokens
+from transformers import SwitchTransformersConfig
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
@@ -20,7 +21,9 @@ from tinymoe import ops
 from tinymoe.backend import current
 from tinymoe.models.families import family
 from tinymoe.models.families.gpt_oss import from_mxfp4
+from tinymoe.nn import Config
 from tinymoe.nn.balance import RouterState, load_balancing_loss, router_z_loss
+from tinymoe.nn.routers import Router
 from tinymoe.tensor import Tensor
 
 MODELS = [
@@ -112,6 +115,26 @@ def test_without_output_router_logits_no_loss_is_added(tmp_path):
     assert theirs.config.router_aux_loss_coef > 0
     theirs.save_pretrained(tmp_path)
     assert tm.from_pretrained(tmp_path).config.router_aux_loss_coef == 0
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.25, 3.0])
+def test_switch_drops_the_same_tokens(backend, factor):
+    """One text of 41 tokens, 6 experts, the best for each token, as long as there is room."""
+    names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads".split()
+    experts = {"num_experts": 6, "num_experts_per_tok": 1, "capacity_factor": factor, "initializer_range": 1.0}
+    switched = Config(**dict.fromkeys(names, 8), **experts)
+    ours, x = Router(switched, np.random.default_rng(0)), np.random.default_rng(1).normal(size=(41, 8))
+    capacity = int(np.ceil(41 / 6 * factor))
+    config = SwitchTransformersConfig(d_model=8, num_experts=6, expert_capacity=capacity, router_bias=False)
+    theirs = switch.SwitchTransformersTop1Router(config).eval()
+    theirs.classifier.weight.data = torch.tensor(ours.weight.numpy())
+    with torch.no_grad():
+        chosen, weights, _ = theirs(torch.tensor(x[None], dtype=torch.float32))
+    routing = ours(Tensor(current().asarray(x.astype(np.float32))))
+    seen = current().to_numpy(routing.seen)[:, 0]
+    np.testing.assert_array_equal(seen, np.where(chosen[0].any(-1), chosen[0].argmax(-1), -1))
+    np.testing.assert_allclose(routing.weights.numpy(), weights[0].numpy(), rtol=1e-6)
+    assert (seen < 0).any() == (factor < 3)
 
 
 def packed(rng: np.random.Generator, experts: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

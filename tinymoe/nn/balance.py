@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -109,15 +110,22 @@ def expert_load(choices: Array, num_experts: int, mask: Array | None = None) -> 
     return xp.bincount(choices.reshape(-1) + 1, minlength=num_experts + 1)[1:]
 
 
-def max_violation(load: np.ndarray) -> float:
-    """How far the busiest expert is above the mean: max / mean - 1, 0 when all is even (Wang et al. 2024)."""
-    return float(load.max() / load.mean() - 1)
+def max_violation(load: Any) -> Any:
+    """How far the busiest expert is above the mean: max / mean - 1 over the last axis of load (..., E).
+
+    0 when all is even (Wang et al. 2024, "MaxVio").
+    """
+    load = np.asarray(load, dtype=float)
+    return load.max(axis=-1) / load.mean(axis=-1) - 1
 
 
-def load_entropy(load: np.ndarray) -> float:
-    """The entropy of the load (E,) as a share of the largest possible: 1 when all is even, 0 when one takes all."""
-    p = load[load > 0] / load.sum()
-    return float(-(p * np.log(p)).sum() / np.log(len(load))) if len(load) > 1 else 1.0
+def load_entropy(load: Any) -> Any:
+    """The entropy of load (..., E) as a share of the largest possible: 1 when all is even, 0 when one takes all."""
+    load = np.asarray(load, dtype=float)
+    if load.shape[-1] == 1:
+        return np.ones(load.shape[:-1])
+    p = load / load.sum(axis=-1, keepdims=True)
+    return -(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1) / np.log(load.shape[-1])
 
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:

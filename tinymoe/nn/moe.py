@@ -82,7 +82,7 @@ class MoE(Module):
             return {}
         shares = [round(float(share), 4) for share in load / load.sum()]
         figures = {"max_violation": max_violation(load), "load_entropy": load_entropy(load)}
-        return {"expert_load": shares, **{name: round(value, 4) for name, value in figures.items()}}
+        return {"expert_load": shares, **{name: round(float(value), 4) for name, value in figures.items()}}
 
     def shared(self, tokens: Tensor) -> Tensor:
         """What the shared experts answer: (N, C) -> (N, C)."""

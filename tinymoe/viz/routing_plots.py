@@ -56,7 +56,7 @@ def expert_load(
 
 
 def _draw_balance(ax: Axes, steps: np.ndarray, loads: np.ndarray) -> None:
-    violation, entropy = (np.apply_along_axis(f, -1, loads).mean(axis=1) for f in (max_violation, load_entropy))
+    violation, entropy = (measure(loads).mean(axis=1) for measure in (max_violation, load_entropy))
     ax.plot(steps, violation, color="C1")
     ax.set_ylim(0, max(0.25, 1.1 * violation.max()))
     ax.set_ylabel("max violation", color="C1")

@@ -32,8 +32,13 @@ YARN = {
 def from_mxfp4(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Numbers from MXFP4: blocks (E, out, G, 16) and scales (E, out, G), bytes both -> float32 (E, in = 32 G, out).
 
-    The lower half of a byte is the first of its two numbers; a scale s stands for 2^(s - 127).
+    The lower half of a byte is the first of its two numbers; a scale s stands for 2^(s - 127). Raises ValueError for
+    shapes that do not fit.
     """
+    if blocks.ndim != 4 or blocks.shape[3] != 16 or scales.shape != blocks.shape[:3]:
+        raise ValueError(
+            f"blocks, scales: got shapes {blocks.shape} and {scales.shape}, expected (E, out, G, 16) and (E, out, G)"
+        )
     numbers = FP4_VALUES[np.stack([blocks & 15, blocks >> 4], axis=-1)]  # (E, out, G, 16, 2)
     numbers = np.ldexp(numbers, scales.astype(np.int32)[..., None, None] - 127)
     return numbers.reshape(*blocks.shape[:2], -1).swapaxes(1, 2)
