@@ -176,7 +176,7 @@ def test_looking_at_a_trillion_parameters_takes_no_memory():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_models_learn_and_decode(name, backend):
+def test_small_models_learn_and_decode(name):
     """Of a text of four tokens over and over each learns a lot in a few steps; with and without a cache they agree."""
     model = zoo.build(name, vocab_size=33)
     ids = np.tile([3, 1, 4, 15], 12)[None]
