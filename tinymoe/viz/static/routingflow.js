@@ -73,7 +73,8 @@ function render({ model, el }) {
   const base = s("g", { class: "tm-ways" });
   const lit = s("g", { class: "tm-ways tm-lit" });
   const nodes = s("g", {});
-  root.append(layers.length > 2 ? h("div", { class: "tm-line" }, h("span", { class: "tm-label" }, "layers"), pairs.el) : null, figure, note, fact);
+  if (layers.length > 2) root.append(h("div", { class: "tm-line" }, h("span", { class: "tm-label" }, "layers"), pairs.el));
+  root.append(figure, note, fact);
 
   /** Count what goes between the two layers. */
   function recount() {
