@@ -22,6 +22,9 @@ NEUTRAL = frozenset(
     "task_specific_params unk_token_id _attn_implementation_autoset".split()
 )
 
+# The projections that many families publish as one matrix.
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+
 _HINTS = typing.get_type_hints(Config)
 
 

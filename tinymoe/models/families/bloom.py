@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .base import Family, Stacked, rows_by_group, same
+from .base import QKV, Family, Stacked, rows_by_group, same
 
 
 class Bloom(Family):
@@ -55,13 +55,7 @@ class Bloom(Family):
         "model.ln_f": "model.norm",
         "word_embeddings_layernorm": "inputs.0.norm",
     }
-    stacked = (
-        Stacked(
-            "self_attention.query_key_value",
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            rows_by_group,
-        ),
-    )
+    stacked = (Stacked("self_attention.query_key_value", QKV, rows_by_group),)
 
     def normalize(self, published: dict[str, Any]) -> dict[str, Any]:
         """The first files have other names for three fields."""

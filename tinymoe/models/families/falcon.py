@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ...nn.config import Config
-from .base import Family, Stacked, rows_by_group, same
+from .base import QKV, Family, Stacked, rows_by_group, same
 
 
 class Falcon(Family):
@@ -68,13 +68,7 @@ class Falcon(Family):
         "mlp.dense_4h_to_h": "mlp.down_proj",
         "ln_f": "norm",
     }
-    stacked = (
-        Stacked(
-            "self_attention.query_key_value",
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            rows_by_group,
-        ),
-    )
+    stacked = (Stacked("self_attention.query_key_value", QKV, rows_by_group),)
 
     def normalize(self, published: dict[str, Any]) -> dict[str, Any]:
         """The feed-forward block is four times as wide as the model, unless `ffn_hidden_size` says otherwise."""

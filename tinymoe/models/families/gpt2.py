@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .base import Family, Stacked, rows_in_turn, same
+from .base import QKV, Family, Stacked, rows_in_turn, same
 
 
 class GPT2(Family):
@@ -64,13 +64,7 @@ class GPT2(Family):
         "mlp.c_proj": "mlp.down_proj",
         "ln_f": "norm",
     }
-    stacked = (
-        Stacked(
-            "attn.c_attn",
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            lambda config: rows_in_turn(*3 * [config.hidden_size]),
-        ),
-    )
+    stacked = (Stacked("attn.c_attn", QKV, lambda config: rows_in_turn(*3 * [config.hidden_size])),)
     transposed = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     ignored = r"\.attn\.(masked_)?bias$"
 

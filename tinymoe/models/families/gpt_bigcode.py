@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ...nn.config import Config
-from .base import Stacked, rows_by_group
+from .base import QKV, Stacked, rows_by_group
 from .gpt2 import GPT2
 
 
@@ -31,13 +31,7 @@ class GPTBigCode(GPT2):
         "activation_function": "gelu_pytorch_tanh",
         "multi_query": True,
     }
-    stacked = (
-        Stacked(
-            "attn.c_attn",
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            rows_by_group,
-        ),
-    )
+    stacked = (Stacked("attn.c_attn", QKV, rows_by_group),)
     transposed = ()
 
     def derived(self, published: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...nn.config import Config
-from .base import Stacked, rows_in_turn
+from .base import QKV, Stacked, rows_in_turn
 from .mistral import Mistral
 
 
@@ -50,7 +50,7 @@ class Phi3(Mistral):
         "pad_token_id": 32000,
     }
     stacked = (
-        Stacked("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), _qkv_rows),
+        Stacked("self_attn.qkv_proj", QKV, _qkv_rows),
         Stacked("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"), _gate_up_rows),
     )
 
