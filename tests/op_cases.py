@@ -11,6 +11,7 @@ from tinymoe import ops
 from tinymoe.backend import current
 from tinymoe.backend.reference import AttentionRules
 from tinymoe.nn import sparse
+from tinymoe.posttrain import functional, logps, nf4
 
 _rng = np.random.default_rng(0)
 
@@ -40,6 +41,7 @@ _target = positive(2, 3, 5)
 _target[0, :, 3] = 0
 _target /= _target.sum(axis=-1, keepdims=True)
 _queries, _keys = r(2, 5, 4, 3), r(2, 5, 2, 3)
+_matrix = np.linspace(-1, 1, 20).reshape(5, 4)
 
 
 def _attend(q: Any, k: Any, v: Any, documents: bool = False) -> Any:
@@ -182,6 +184,25 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     ),
     "linear_cross_entropy": (
         lambda x, w: ops.linear_cross_entropy(x, w, targets=on_backend(_targets)),
+        (r(2, 3, 4), r(5, 4)),
+    ),
+    "nf4_linear": (lambda x: nf4.nf4_linear(x, weight=nf4.quantize(_matrix)), (r(2, 3, 4),)),
+    "nf4_linear bias": (lambda x, b: nf4.nf4_linear(x, b, weight=nf4.quantize(_matrix)), (r(2, 3, 4), r(5))),
+    "minimum": (functional.minimum, (r(3, 4), r(3, 4))),
+    "minimum broadcast": (functional.minimum, (r(3, 4), r(3, 1))),
+    "log_sigmoid": (functional.log_sigmoid, (20 * r(3, 4),)),
+    "keep": (lambda a: functional.keep(a, mask=on_backend(np.eye(3, 4) > 0)), (r(3, 4),)),
+    "keep broadcast": (lambda a: functional.keep(a, mask=on_backend(np.eye(3, 4) > 0)), (r(3, 1),)),
+    "linear_log_probs": (
+        lambda x, w: logps.linear_log_probs(x, w, targets=on_backend(_targets), temperature=0.7),
+        (r(2, 3, 4), r(5, 4)),
+    ),
+    "linear_log_probs bias softcap": (
+        lambda x, w, b: logps.linear_log_probs(x, w, b, targets=on_backend(_targets), softcap=0.8, temperature=1.3),
+        (r(2, 3, 4), r(5, 4), r(5)),
+    ),
+    "linear_log_probs nothing scored": (
+        lambda x, w: logps.linear_log_probs(x, w, targets=on_backend(np.full((2, 3), -1))),
         (r(2, 3, 4), r(5, 4)),
     ),
 }

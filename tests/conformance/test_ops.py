@@ -19,6 +19,7 @@ from op_cases import (
     _ids,
     _kept,
     _keys,
+    _matrix,
     _offsets,
     _pairs,
     _queries,
@@ -28,6 +29,7 @@ from op_cases import (
 )
 
 from tinymoe.backend import current
+from tinymoe.posttrain import nf4
 from tinymoe.tensor import Tensor
 
 
@@ -49,6 +51,19 @@ def _rope(x: Any) -> Any:
 
 def _capped_loss(logits: Any, cap: float) -> Any:
     return F.cross_entropy((cap * torch.tanh(logits / cap)).flatten(0, 1), torch.tensor(_targets).flatten())
+
+
+def _nf4_linear(x: Any, bias: Any = None) -> Any:
+    weight = current().to_numpy(nf4.dequantize(nf4.quantize(_matrix)))
+    return F.linear(x, torch.tensor(weight, dtype=x.dtype), bias)
+
+
+def _log_probs(x: Any, weight: Any, bias: Any = None, *, softcap: Any = None, temperature: float) -> Any:
+    logits = F.linear(x, weight, bias)
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    log_p, targets = (logits / temperature).log_softmax(-1), torch.tensor(_targets)
+    picked = log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return torch.stack([picked, -(log_p.exp() * log_p).sum(-1)]) * (targets >= 0)
 
 
 def _rms_norm(x: Any, w: Any) -> Any:
@@ -149,6 +164,16 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "matmul broadcast": torch.matmul,
     "linear": F.linear,
     "linear bias": F.linear,
+    "nf4_linear": _nf4_linear,
+    "nf4_linear bias": _nf4_linear,
+    "minimum": torch.minimum,
+    "minimum broadcast": torch.minimum,
+    "log_sigmoid": F.logsigmoid,
+    "keep": lambda a: torch.where(torch.eye(3, 4) > 0, a, 0),
+    "keep broadcast": lambda a: torch.where(torch.eye(3, 4) > 0, a, 0),
+    "linear_log_probs": lambda x, w: _log_probs(x, w, temperature=0.7),
+    "linear_log_probs bias softcap": lambda x, w, b: _log_probs(x, w, b, softcap=0.8, temperature=1.3),
+    "linear_log_probs nothing scored": lambda x, w: torch.zeros(2, 2, 3) * (x @ w.T).sum(),
     "softmax": lambda a: a.softmax(-1),
     "log_softmax": lambda a: a.log_softmax(-1),
     "embedding repeated": lambda table: F.embedding(torch.tensor(_ids), table),

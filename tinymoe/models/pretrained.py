@@ -85,10 +85,11 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     if not paths:
         raise FileNotFoundError(f"{folder}: it holds no model*.safetensors file")
     for path in paths:
-        yield from _read_safetensors(path)
+        yield from read_safetensors(path)
 
 
-def _read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a file by name, in float32. Raises ValueError for a damaged file or another kind of number."""
     from safetensors import SafetensorError, deserialize
 
     try:

@@ -1,0 +1,119 @@
+"""How likely a model finds the tokens of given texts: what every loss of post-training begins with.
+
+    B batch   T tokens   C hidden_size   V vocab_size   n the tokens that are scored
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..backend import current, reference
+from ..backend.reference import Array
+from ..models.decoder import CausalLM, _document_numbers
+from ..ops import Result, op
+from ..tensor import Context, Tensor
+from .functional import as_mask, check_ids, check_positive
+
+
+class TokenLogps(NamedTuple):
+    """The log-probability of each token after the first, and the entropy of the distribution it came from, in nats.
+
+    Both are (B, T - 1): entry t is of ids[:, t + 1]. They are 0 for tokens that are not scored.
+    """
+
+    logps: Tensor
+    entropies: Tensor
+
+
+def token_logps(
+    model: CausalLM,
+    ids: Any,
+    mask: Any = None,
+    *,
+    attention_mask: Any = None,
+    documents: Any = None,
+    temperature: float = 1.0,
+) -> TokenLogps:
+    """Log-probabilities of the tokens of ids (B, T), each given those before it, and the entropies they came with.
+
+    mask (B, T) is 1 for tokens to be scored (a completion) and 0 for others (a prompt, padding): only for the former
+    are logits computed. attention_mask and documents are those of the model's call. Logits are divided by temperature,
+    as when the tokens were sampled. Losses of the model's own layers are left out; `collecting` has them.
+
+    Raises ValueError for shapes that differ, ids that are no tokens, and a temperature of 0 or less.
+    """
+    check_positive("temperature", temperature)
+    ids = check_ids(ids, model.config.vocab_size)
+    if ids.shape[1] < 2:
+        raise ValueError(f"ids: got shape {ids.shape}, expected two tokens or more: the first has none before it")
+    xp = current().xp
+    scored = xp.ones(ids.shape, dtype=bool) if mask is None else as_mask(mask, ids.shape)
+    numbers = _document_numbers(ids, attention_mask, documents)
+    # No token follows the last one, so the model need not read it.
+    hidden = model.model(ids[:, :-1], documents=None if numbers is None else numbers[:, :-1])  # (B, T - 1, C)
+    targets = xp.where(scored, ids, -1)[:, 1:]
+    softcap = model.config.final_logit_softcapping
+    pair = linear_log_probs(hidden, *model._output(), targets=targets, softcap=softcap, temperature=temperature)
+    return TokenLogps(pair[0], pair[1])
+
+
+@op
+def linear_log_probs(
+    ctx: Context,
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    targets: Array,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> Result:
+    """The output layer and log softmax in one: x (..., C), weight (V, C), bias (V,), targets (...) -> (2, ...).
+
+    Entry 0 is the log-probability of each target, entry 1 the entropy -sum p log p of its distribution; both are 0
+    where the target is negative. Logits exist for `LOSS_CHUNK` rows at a time and are computed again for the backward
+    pass: which gradient each token gets is known only then.
+    """
+    xp, flat = ctx.xp, targets.reshape(-1)
+    rows = xp.flatnonzero(flat >= 0)  # numbers of the n rows that are scored
+    picked, wanted = x.reshape(-1, x.shape[-1])[rows], flat[rows]  # (n, C), (n,)
+    chunks = [slice(s, s + reference.LOSS_CHUNK) for s in range(0, len(rows), reference.LOSS_CHUNK)]
+
+    out = xp.zeros((2, flat.size), dtype=x.dtype)
+    for chunk in chunks:
+        log_p, _ = _log_probs(ctx, picked[chunk], weight, bias, softcap, temperature)
+        out[0, rows[chunk]] = log_p[xp.arange(len(log_p)), wanted[chunk]]
+        out[1, rows[chunk]] = -(xp.exp(log_p) * log_p).sum(axis=-1)
+
+    def vjp(g: Array) -> tuple[Array | None, ...]:
+        g = g.reshape(2, -1)
+        dx, dweight = xp.zeros((flat.size, x.shape[-1]), dtype=x.dtype), xp.zeros_like(weight)
+        dbias = None if bias is None else xp.zeros_like(bias)
+        for chunk in chunks:
+            log_p, bent = _log_probs(ctx, picked[chunk], weight, bias, softcap, temperature)
+            dlogp, dentropy = g[:, rows[chunk], None]  # (rows, 1) each
+            entropy = out[1, rows[chunk], None]
+            dlogits = -xp.exp(log_p) * (dlogp + dentropy * (log_p + entropy))
+            dlogits[xp.arange(len(log_p)), wanted[chunk]] += dlogp[:, 0]
+            dlogits /= temperature
+            if bent is not None:
+                dlogits *= 1 - bent * bent
+            dx[rows[chunk]] = dlogits @ weight
+            dweight += dlogits.T @ picked[chunk]
+            if dbias is not None:
+                dbias += dlogits.sum(axis=0)
+        return (dx.reshape(x.shape), dweight, dbias)[: len(ctx.needs)]
+
+    return out.reshape(2, *targets.shape), vjp
+
+
+def _log_probs(
+    ctx: Context, x: Array, weight: Array, bias: Array | None, softcap: float | None, temperature: float
+) -> tuple[Array, Array | None]:
+    """Log-probabilities (rows, V) of x (rows, C), and the tanh that the soft-cap bent their logits with."""
+    logits = x @ weight.T
+    logits = logits if bias is None else logits + bias
+    if softcap is None:
+        return ctx.backend.log_softmax(logits / temperature), None
+    bent = ctx.xp.tanh(logits / softcap)
+    return ctx.backend.log_softmax(bent * (softcap / temperature)), bent
