@@ -22,12 +22,16 @@ SIZES = {
 EXPERTS = {**SIZES, "num_experts": 4, "moe_intermediate_size": 8}
 LATENT = {"q_lora_rank": None, "kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
 DEEPSEEK = {**SIZES, **LATENT, "n_routed_experts": 8, "moe_intermediate_size": 8, "first_k_dense_replace": 1}
+INDEX = {"q_lora_rank": 6, "index_n_heads": 2, "index_head_dim": 4, "index_topk": 3}
 SMALLEST = {
     "mixtral": {**SIZES, "num_local_experts": 4},
     "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 12},
     "qwen3_moe": {**EXPERTS, "head_dim": 4},
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": {**DEEPSEEK, "n_group": 4, "topk_group": 2},
+    "deepseek_v32": {**DEEPSEEK, **INDEX, "n_group": 4, "topk_group": 2},
+    "glm_moe_dsa": {**DEEPSEEK, **INDEX},
+    "grok-1": {**SIZES, "num_experts": 4},
 }
 DENSE, MOE = "swiglu", "moe"
 
@@ -60,6 +64,9 @@ def same_weights(a: CausalLM, b: CausalLM) -> bool:
         ("deepseek_v2", {"first_k_dense_replace": 0}, [MOE, MOE, MOE]),
         ("deepseek_v2", {"first_k_dense_replace": 7}, [DENSE, DENSE, DENSE]),
         ("deepseek_v3", {"first_k_dense_replace": 2}, [DENSE, DENSE, MOE]),
+        ("deepseek_v32", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, [MOE, DENSE, MOE]),
+        ("glm_moe_dsa", {"mlp_layer_types": ["dense", "dense", "dense"]}, [DENSE, DENSE, DENSE]),
+        ("grok-1", {}, [MOE, MOE, MOE]),
     ],
 )
 def test_which_layers_have_experts(kind, fields, expected):
@@ -88,6 +95,21 @@ def test_where_all_layers_are_dense_nothing_is_said_about_experts():
     assert not kind.config_to_hf(config).keys() & {"n_routed_experts", "topk_method", "n_group", "scoring_func"}
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"indexer_types": ["full", "shared", "full"]}, "FSF"),
+        ({"index_topk_pattern": "FSS"}, "FSS"),
+        ({"index_topk_freq": 2, "index_skip_topk_offset": 1}, "FSF"),
+        ({"index_topk_freq": 3}, "FFS"),
+    ],
+)
+def test_which_layers_choose_tokens(fields, expected):
+    config = read("glm_moe_dsa", **fields)
+    assert "".join(kind[0].upper() for kind in config.indexer_types) == expected and config.attention == "shared_sparse"
+    assert read("glm_moe_dsa").attention == "sparse" and read("glm_moe_dsa").indexer_types == ()
+
+
 def test_kimi_k2_is_a_deepseek_v3():
     published = {**SMALLEST["deepseek_v3"], "model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}
     config = family("kimi_k2").config_from_hf({**published, "n_group": 1, "topk_group": 1, "aux_loss_alpha": 0.001})
@@ -111,6 +133,13 @@ def test_kimi_k2_is_a_deepseek_v3():
         ("deepseek_v3", {"quantization_config": {"quant_method": "fp8"}}, r"quantization_config = .*fp8.* \(not known"),
         ("deepseek_v3", {"first_k_dense_replace": None}, r"first_k_dense_replace = None \(expected int"),
         ("deepseek_v2", {"n_shared_experts": "two"}, r"n_shared_experts = 'two' \(expected int"),
+        ("deepseek_v32", {"indexer_rope_interleave": True}, r"indexer_rope_interleave = True \(only False is"),
+        ("deepseek_v32", {"indexer_types": ["full"] * 3}, r"indexer_types = \['full', .* \(not known for deepseek_v32"),
+        ("deepseek_v32", {"layer_types": ["full_attention"] * 3}, r"layer_types = .* \(not known for deepseek_v32"),
+        ("deepseek_v32", {"mlp_layer_types": ["moe"] * 3}, "mlp_layer_types: got 'moe', expected 'dense' or 'sparse'"),
+        ("glm_moe_dsa", {"mlp_layer_types": ["sparse"] * 2}, "mlp_types: got 2 names, expected one a layer, 3"),
+        ("grok-1", {"embedding_multiplier_scale": 2.0}, r"embedding_multiplier_scale: got 2.0, expected sqrt\(hidden"),
+        ("grok-1", {"hidden_act": "silu"}, r"hidden_act = 'silu' \(only 'gelu' is supported"),
         ("qwen2_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step: got 0, expected at least 1"),
     ],
 )
@@ -126,6 +155,10 @@ def test_what_a_config_may_not_say(kind, fields, message):
         ("deepseek_v3", {"n_group": 3}, r"n_group: got 3, expected a divisor of num_experts \(8\)"),
         ("deepseek_v3", {"topk_group": 5}, r"topk_group: got 5, expected 1 to n_group \(4\)"),
         ("deepseek_v2", {"kv_lora_rank": 0}, "kv_lora_rank: got 0, expected at least 1, for latent attention"),
+        ("deepseek_v32", {"index_topk": 0}, "index_topk: got 0, expected at least 1, for sparse attention"),
+        ("glm_moe_dsa", {"indexer_types": ["shared"] * 3}, "indexer_types: got 'shared' for the first layer"),
+        ("glm_moe_dsa", {"index_topk_pattern": "FS"}, r"indexer_types: got \('full', 'shared'\), expected 'full' or"),
+        ("glm_moe_dsa", {"index_topk_pattern": "FXS"}, r"indexer_types: got \('full', 'X', 'shared'\), expected"),
     ],
 )
 def test_numbers_that_do_not_fit_together(kind, fields, message):

@@ -25,11 +25,15 @@ SIZES = {
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 LATENT = {"kv_lora_rank": 6, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4}
+INDEX = {"q_lora_rank": 6, "index_n_heads": 2, "index_head_dim": 4, "index_topk": 3}
 # What a family cannot do without, beside these and its own parts.
 NEEDS = {
     "deepseek_v2": {**LATENT, **EXPERTS, "shared_expert_intermediate_size": 16},
     "deepseek_v3": {**LATENT, **EXPERTS, "router": "sigmoid", "norm_topk_prob": True},
+    "deepseek_v32": {**LATENT, **INDEX, **EXPERTS, "router": "sigmoid", "norm_topk_prob": True},
+    "glm_moe_dsa": {**LATENT, **INDEX, **EXPERTS, "router": "sigmoid", "norm_topk_prob": True},
     "gpt_oss": {"num_experts": 4, "num_experts_per_tok": 2},
+    "grok-1": {"num_experts": 4, "num_experts_per_tok": 2},
     "llama4_text": {**EXPERTS, "shared_expert_intermediate_size": 8, "head_dim": 6},
     "mixtral": {"num_experts": 4, "num_experts_per_tok": 2},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
@@ -164,9 +168,9 @@ def test_fused_matrices_of_another_height_are_named(kind, folder):
     tensors = reread(folder)
     for entry in kind.stacked:
         for name in (name for name in tensors if name.endswith(f".{entry.theirs}.weight")):
-            rows, width = tensors[name].shape
-            other = width if width != rows else 2 * rows
-            rewrite(folder, {**tensors, name: np.zeros((other, width), np.float32)})
+            rows, *width = tensors[name].shape
+            other = width[0] if width and width[0] != rows else 2 * rows
+            rewrite(folder, {**tensors, name: np.zeros((other, *width), np.float32)})
             with pytest.raises(ValueError, match=f"{name} has shape"):
                 from_pretrained(folder)
 

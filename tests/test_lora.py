@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gradients import check_gradients
-from training import VOCABULARY, snapshot, tiny_config, tiny_data, tiny_model
+from training import VOCABULARY, snapshot, tiny_config, tiny_data, tiny_model, without_timing
 
 import tinymoe as tm
 from tinymoe import files
@@ -576,6 +576,31 @@ def test_a_trainer_trains_the_adapter():
     assert history[-1]["val_loss"] < history[3]["val_loss"]
     for path, layer in lora.lora_layers(model).items():
         np.testing.assert_array_equal(layer.base.weight.numpy(), base[path])
+
+
+def test_a_run_of_adapters_is_resumed_exactly(tmp_path):
+    whole = add_lora(tiny_model(), ALL)
+    expected = Trainer(whole, tiny_data(), tiny_config(), tmp_path / "whole").run(progress=False)
+    config, first = tiny_config(), Trainer(add_lora(tiny_model(), ALL), tiny_data(), tiny_config(), tmp_path / "two")
+    for _ in range(5):
+        first.step()
+    first.save()
+    assert not list(tmp_path.glob("two/checkpoints/*/model.safetensors")), "the base does not change"
+    resumed = Trainer(add_lora(tiny_model(), ALL), tiny_data(), config, tmp_path / "two")
+    assert resumed.resume() == 5
+    history = resumed.run(progress=False)
+    assert without_timing(history) == without_timing(expected)[5:]
+    np.testing.assert_array_equal(logits(resumed.model), logits(whole))
+    other = Trainer(add_lora(tiny_model(), LoraConfig(r=3)), tiny_data(), config, tmp_path / "two")
+    with pytest.raises(ValueError, match=r"parameters are not those of the model; model\.layers\.0\.mlp"):
+        other.resume()
+
+
+def test_a_model_with_adapters_is_not_saved_as_if_it_were_plain(tmp_path):
+    for model in (adapted(), lora.merge(adapted()), nf4.quantize_model(tiny_model())):
+        with pytest.raises(ValueError, match="model: it has adapters or quantized matrices; save the adapter"):
+            model.save_pretrained(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def trained_base() -> CausalLM:

@@ -22,7 +22,8 @@ import pytest
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install anywidget")
 
-from ipywidgets.widgets.widget import _remove_buffers
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from widget_page import widget_page as _page
 
 from tinymoe import ops, viz
 from tinymoe.tensor import Tensor, keep_tape
@@ -760,41 +761,6 @@ def test_schedule_play_names_what_is_wrong(make: Any, message: str):
 
 
 # In a browser
-
-
-def _page(views: dict[str, Any]) -> str:
-    """A page without a kernel: the scripts over models that only hold the saved state."""
-    models = []
-    for name, view in views.items():
-        state, paths, buffers = _remove_buffers(view.get_state())
-        encoded = [base64.b64encode(bytes(buffer)).decode() for buffer in buffers]
-        models.append({"name": name, "state": state | {"layout": None}, "paths": paths, "buffers": encoded})
-    data = json.dumps(models).replace("<", "\\u003c")
-    return f"""<!doctype html><meta charset="utf-8"><body><script type="application/json" id="data">{data}</script>
-<script type="module">
-window.models = {{}};
-for (const {{ name, state, paths, buffers }} of JSON.parse(document.getElementById("data").textContent)) {{
-  paths.forEach((path, i) => {{
-    const bytes = Uint8Array.from(atob(buffers[i]), (c) => c.charCodeAt(0));
-    path.slice(0, -1).reduce((at, key) => at[key], state)[path.at(-1)] = new DataView(bytes.buffer);
-  }});
-  const listeners = {{}};
-  const model = {{
-    sent: [], get: (key) => state[key],
-    on: (event, f) => (listeners[event] ??= []).push(f),
-    off: (event, f) => {{ listeners[event] = (listeners[event] ?? []).filter((g) => g !== f); }},
-    send: (message) => {{ model.sent.push(message); }},
-    emit: (event, ...values) => (listeners[event] ?? []).forEach((f) => f(...values)),
-    left: () => Object.values(listeners).flat().length,
-  }};
-  document.head.append(Object.assign(document.createElement("style"), {{ textContent: state._css }}));
-  const el = document.body.appendChild(Object.assign(document.createElement("div"), {{ id: name }}));
-  const module = await import(URL.createObjectURL(new Blob([state._esm], {{ type: "text/javascript" }})));
-  model.leave = module.default.render({{ model, el }});
-  window.models[name] = model;
-}}
-window.ready = true;
-</script>"""
 
 
 @pytest.fixture(scope="module")

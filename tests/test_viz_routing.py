@@ -17,7 +17,7 @@ matplotlib.use("agg")
 
 from test_viz import _page, _scripts, chromium, needs_node, node  # noqa: F401 - two are fixtures
 
-from tinymoe import viz
+from tinymoe import ops, viz
 from tinymoe.nn import Config
 from tinymoe.nn.balance import bias_step, load_entropy, max_violation
 from tinymoe.nn.module import make
@@ -223,6 +223,7 @@ def test_bad_flow():
         ({"k": 5}, "k: got 5, expected 1 to 4"),
         ({"capacity": 0}, "capacity: got 0, expected None, or a factor above 0"),
         ({"scoring": "relu"}, "scoring: got 'relu', expected 'softmax' or 'sigmoid'"),
+        ({"chooser": "users"}, "chooser: got 'users', expected 'tokens' or 'experts'"),
     ],
 )
 def test_bad_settings(changes, message):
@@ -293,6 +294,33 @@ def test_script_routes_as_the_package_does(scoring, bias, k, normalize):
     assert got["load"] == loads.tolist() and all(map(all, got["kept"]))
     assert got["violation"] == pytest.approx(max_violation(loads))
     assert got["entropy"] == pytest.approx(load_entropy(loads))
+
+
+@needs_node
+@pytest.mark.parametrize(("k", "capacity"), [(1, None), (2, 0.75), (2, 1.5), (3, 2.0)])
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_script_lets_the_experts_choose_as_the_package_does(scoring, k, capacity):
+    logits = np.random.default_rng(3).normal(size=(7, 4))
+    logits[:, 2] = 0.5  # with sigmoids, this expert likes all tokens alike
+    rules = {"scoring": scoring, "k": k, "normalize": True, "capacity": capacity, "bias": [9.0, 0, 0, 0]}
+    code = 'import { route } from "./routingplay.js"; answer(route(data.logits, data.rules));'
+    got = node(code, logits=logits.tolist(), rules=rules | {"chooser": "experts"})
+    config = Config(
+        vocab_size=9, hidden_size=4, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_experts=4,
+        num_experts_per_tok=k, capacity_factor=capacity,
+    )  # fmt: skip
+    router = make("router", "expert_choice", config, np.random.default_rng(0))
+    router.weight = Tensor(np.eye(4))
+    if scoring == "sigmoid":
+        router.scores = ops.sigmoid
+    routing = router(Tensor(logits))
+    weights = np.zeros((7, 4))
+    for token, (mine, shares) in enumerate(zip(got["choices"], got["weights"], strict=True)):
+        weights[token, mine] = shares
+        assert shares == sorted(shares, reverse=True)
+    np.testing.assert_allclose(weights, np.where(routing.kept, routing.weights.numpy(), 0), atol=1e-6)
+    assert got["load"] == routing.kept.sum(axis=0).tolist() == [got["room"]] * 4
+    assert all(map(all, got["kept"])) and got["violation"] == 0
 
 
 @needs_node
@@ -474,4 +502,51 @@ def test_a_router_is_set_by_hand(chromium: Any, tmp_path: Path):  # noqa: F811
     assert page.locator("tr").nth(1).locator(".tm-logit").last.inner_text() == "0.0"
     page.get_by_role("button", name="start again").click()
     assert facts()[0] == "3.00" and facts()[2] == "0 of 4"
+
+    page.get_by_role("radio", name="the experts").click()  # each takes one token, all of them the first
+    assert facts() == ["0.00", "100 %", "0 of 4", "3 of 4"]
+    assert "3 tokens that nobody wants get none" in page.locator(".tm-said").inner_text()
+    assert page.get_by_role("slider", name="bias of expert 0").is_disabled()
+    slide("logit of ·c for expert 0", "3")
+    assert page.locator("tr").nth(3).locator(".tm-in").count() == 1 and facts()[3] == "2 of 4"
+    page.get_by_role("button", name="start again").click()
+    assert page.get_by_role("slider", name="bias of expert 0").is_enabled() and facts()[0] == "3.00"
+    closed(page, problems)
+
+
+@pytest.mark.parametrize("view", ["RoutingExplorer", "RoutingFlow", "RouteIt"])
+def test_all_that_can_be_set_is_reached_by_tab(chromium: Any, tmp_path: Path, view: str):  # noqa: F811
+    problems: list[str] = []
+    router, experts = trace()
+    shown = {
+        "RoutingExplorer": lambda: viz.RoutingExplorer(TOKENS, router, experts, expert=3),
+        "RoutingFlow": lambda: viz.RoutingFlow(TOKENS, experts, E),
+        "RouteIt": viz.RouteIt,
+    }[view]()
+    page = opened(chromium, tmp_path, shown, problems)
+    stops = "[role=radiogroup], [role=listbox], input, svg[tabindex], button:not([role])"
+    count = page.locator(stops).count()
+    assert count >= 2
+    page.evaluate("(stops) => (window.stops = [...document.querySelectorAll(stops)])", stops)
+    reached = set()
+    for _ in range(count):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("stops.findIndex((stop) => stop.contains(document.activeElement))"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"  # and seen
+    assert reached == set(range(count))
+    closed(page, problems)
+
+
+def test_experts_of_one_color_differ_in_pattern(chromium: Any, tmp_path: Path):  # noqa: F811
+    problems: list[str] = []
+    experts = trace(2, tokens=300, experts=64, k=6)[1]
+    page = opened(chromium, tmp_path, viz.RoutingFlow(["a"] * 300, experts, 64), problems)
+    page.wait_for_function("document.querySelectorAll('.tm-node').length")
+    looks = page.evaluate(
+        "[...document.querySelectorAll('[data-side=\"0\"] .tm-load')].map((bar) => "
+        "[getComputedStyle(bar).fill, bar.getAttribute('mask') ?? ''])"
+    )
+    assert len({tuple(look) for look in looks}) == 64
+    masks = {mask[5:-1] for _, mask in looks if mask}
+    assert len(masks) == 7 and all(page.locator(f"mask#{mask}").count() == 1 for mask in masks)
     closed(page, problems)

@@ -24,7 +24,7 @@ _HOMES = {
     "AdamW": "train.optim",
     "clip_grad_norm": "train.optim",
 }
-_MODULES = {"corpora": "text.corpora", "zoo": "models.zoo", "ops": "ops", "nn": "nn"}
+_MODULES = {"corpora": "text.corpora", "zoo": "models.zoo", "ops": "ops", "nn": "nn", "posttrain": "posttrain"}
 
 __all__ = ["__version__", "backend", "use", "using", *_HOMES, *_MODULES]
 

@@ -334,7 +334,9 @@ def _costs(config: Any) -> list[tuple[str, str, str]]:
     total, active, cached = mean.parameters, mean.active_parameters, first.kv_cache_bytes
     used = f"{_billions(active)} used for each token"
     if not config.tie_word_embeddings:
-        used += f"; {_billions(active - config.vocab_size * config.hidden_size)} without the embedding table"
+        table = config.vocab_size * config.hidden_size
+        used += f"; {_billions(active - table)} without the embedding table"
+        used += f", {_billions(active - 2 * table)} without the output layer either"
     rows = [
         ("family", config.model_type, ""),
         ("vocabulary", f"{config.vocab_size:,}", "tokens"),

@@ -156,6 +156,7 @@ def serve_pages(page: Path, theme: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/{quote(page.relative_to(root).as_posix())}"
     finally:
         server.shutdown()
+        server.server_close()
 
 
 def free_port() -> int:

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 import torch
 from test_families import CASES, logits_error, tokens
-from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    Llama4Config,
+    Llama4ForConditionalGeneration,
+    Llama4TextConfig,
+)
 
 import tinymoe as tm
 from tinymoe.models import zoo
@@ -83,6 +91,32 @@ PHI = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 10000.0,
     "sliding_window": 262144,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+DEEPSEEK = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "ep_size": 1,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "initializer_range": 0.02,
+    "kv_lora_rank": 512,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_experts_per_tok": 8,
+    "num_nextn_predict_layers": 1,
+    "pretraining_tp": 1,
+    "qk_rope_head_dim": 64,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_method": "noaux_tc",
     "torch_dtype": "bfloat16",
     "use_cache": True,
 }
@@ -281,7 +315,64 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "vocab_size": 200064,
     },
+    "DeepSeek V3.2": {
+        **DEEPSEEK,
+        **shape(7168, 18432, 61, 128, 128),
+        "architectures": ["DeepseekV32ForCausalLM"],
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "index_n_heads": 64,
+        "max_position_embeddings": 163840,
+        "model_type": "deepseek_v32",
+        "n_group": 8,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 4096,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "topk_group": 4,
+        "v_head_dim": 128,
+        "vocab_size": 129280,
+    },
+    "GLM-5.2": {
+        **DEEPSEEK,
+        **shape(6144, 12288, 78, 64, 64),
+        "architectures": ["GlmMoeDsaForCausalLM"],
+        "eos_token_id": [154820, 154827, 154829],
+        "head_dim": 192,
+        "index_n_heads": 32,
+        "index_share_for_mtp_iteration": True,
+        "index_skip_topk_offset": 3,
+        "index_topk_freq": 4,
+        "index_topk_pattern": None,
+        "indexer_rope_interleave": True,
+        "indexer_types": ["full" if i < 3 or i % 4 == 2 else "shared" for i in range(78)],
+        "max_position_embeddings": 1048576,
+        "mlp_layer_types": ["dense"] * 3 + ["sparse"] * 75,
+        "model_type": "glm_moe_dsa",
+        "moe_router_dtype": "float32",
+        "n_group": 1,
+        "pad_token_id": 154820,
+        "q_lora_rank": 2048,
+        "qk_head_dim": 256,
+        "qk_nope_head_dim": 192,
+        "rms_norm_eps": 1e-05,
+        "rope_interleave": True,
+        "rope_parameters": {"rope_theta": 8000000, "rope_type": "default"},
+        "topk_group": 1,
+        "v_head_dim": 256,
+        "vocab_size": 154880,
+    },
 }
+
 
 def meaning(kind: str, published: dict[str, Any]) -> dict[str, Any]:
     """What Transformers makes of a config file: the fields that its models read."""
@@ -294,8 +385,10 @@ def meaning(kind: str, published: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in NEUTRAL}
 
 
+# Transformers has no Grok-1.
+THEIRS = [name for name, entry in zoo.PUBLISHED.items() if entry.config["model_type"] != "grok-1"]
 # Falcon's flags can be set in several ways for the same layer.
-ZOO = {name: entry.config for name, entry in zoo.PUBLISHED.items() if entry.config["model_type"] != "falcon"}
+ZOO = {name: zoo.PUBLISHED[name].config for name in THEIRS if not name.startswith("falcon")}
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *ZOO])
@@ -309,7 +402,7 @@ def test_published_configs(name):
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("name", zoo.PUBLISHED)
+@pytest.mark.parametrize("name", THEIRS)
 def test_the_zoos_published_models_have_as_many_parameters(name):
     """By the same config, which Transformers reads as it stands."""
     config = zoo.config(name)
@@ -319,6 +412,18 @@ def test_the_zoos_published_models_have_as_many_parameters(name):
         theirs = module.MODEL(module.CONFIG.from_dict(json.loads(json.dumps(published))))
     biases = config.router == "sigmoid" and config.mlp_types.count("moe") * config.num_experts  # a buffer there
     assert measure(config).parameters == theirs.num_parameters() + biases
+
+
+@pytest.mark.parametrize(("name", "total"), [("llama-4-scout", 108.6), ("llama-4-maverick", 401.6)])
+def test_llama_4_with_its_vision_tower(name, total):
+    """What its publisher counts; tinymoe leaves the tower out."""
+    text = Llama4TextConfig.from_dict(json.loads(json.dumps(zoo.PUBLISHED[name].config)))
+    tower = {"hidden_size": 1408, "intermediate_size": 5632, "num_hidden_layers": 34, "vision_output_dim": 4096}
+    config = Llama4Config(text_config=text, vision_config={**tower, "image_size": 336})
+    with torch.device("meta"):
+        whole = Llama4ForConditionalGeneration(config)
+    assert round(whole.num_parameters() / 1e9, 1) == total
+    assert round((whole.num_parameters() - measure(zoo.config(name)).parameters) / 1e9, 1) == 0.9
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.variant}")

@@ -51,6 +51,7 @@ class Decoder(Module):
         self.inputs = [make("input", name, c, rng) for name in c.inputs]
         self.layers = [make("layer", c.layer, c, index, rng) for index in range(c.num_hidden_layers)]
         self.norm = make("norm", c.norm, c.hidden_size, c.rms_norm_eps)
+        self.scale = c.output_multiplier_scale
         self.layer_types = c.layer_types
         self.positions = {kind: make("position", c.position, c, kind) for kind in dict.fromkeys(c.layer_types)}
 
@@ -67,7 +68,8 @@ class Decoder(Module):
             x = change(x, positions)
         for i, layer in enumerate(self.layers):
             x = layer(x, places[self.layer_types[i]], cache.layers[i] if cache is not None else None)
-        return self.norm(x)
+        x = self.norm(x)
+        return x if self.scale == 1 else x * self.scale
 
 
 class CausalLM(Module):

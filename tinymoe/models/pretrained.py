@@ -43,19 +43,31 @@ def from_pretrained(folder: str | Path) -> CausalLM:
 
 
 def save_pretrained(model: CausalLM, folder: str | Path) -> None:
-    """Write the folder that `from_pretrained` and Transformers read. Each file is complete before it gets its name."""
+    """Write the folder that `from_pretrained` and Transformers read. Each file is complete before it gets its name.
+
+    Raises ValueError for a model that is not whole: its file would be another's.
+    """
     from safetensors.numpy import save
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     kind = family(model.config.model_type)
     config = {**kind.config_to_hf(model.config), "dtype": "float32"}
+    if not is_whole(model):
+        raise ValueError("model: it has adapters or quantized matrices; save the adapter, or merge and unload it first")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     published = kind.weights_to_hf({name: p.numpy() for name, p in model.named_parameters()}, model.config)
     weights = {name: np.ascontiguousarray(array) for name, array in published.items()}
     write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def is_whole(model: CausalLM) -> bool:
+    """Whether a model's parameters are those of its config: not so where some are frozen, quantized, or adapters'."""
+    with shapes_only():
+        plain = CausalLM(model.config)
+    return {name for name, _ in model.named_parameters()} == {name for name, _ in plain.named_parameters()}
 
 
 def _check_fit(published: dict[str, np.ndarray], expected: dict[str, np.ndarray], folder: Path) -> None:

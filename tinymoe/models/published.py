@@ -5,8 +5,8 @@ a model's size and costs from its config alone.
 
 Papers by their arXiv numbers: Touvron et al. 2023a 2302.13971, Li et al. 2023 2305.06161, Almazrouei et al. 2023
 2311.16867, Grattafiori et al. 2024 2407.21783, Muennighoff et al. 2024 2409.02060; Gemma Team 2024a 2403.08295, 2024b
-2408.00118, 2025 2503.19786; DeepSeek-AI 2024a 2405.04434, 2024b 2412.19437, 2025 2501.12948; Kimi Team 2025
-2507.20534; OpenAI 2025 2508.10925.
+2408.00118, 2025 2503.19786; DeepSeek-AI 2024a 2405.04434, 2024b 2412.19437, 2025a 2501.12948, 2025b 2512.02556; Kimi
+Team 2025 2507.20534; OpenAI 2025 2508.10925; GLM-5 Team 2026 2602.15763.
 """
 
 from __future__ import annotations
@@ -170,6 +170,60 @@ _DEEPSEEK_V3 = {
     "norm_topk_prob": True,
     "routed_scaling_factor": 2.5,
     "num_nextn_predict_layers": 1,
+}
+_DEEPSEEK_V32 = {
+    **_DEEPSEEK_V3,
+    "model_type": "deepseek_v32",
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+}
+_GLM_5 = {
+    "model_type": "glm_moe_dsa",
+    **_shape(6144, 12288, 78, 64, 64),
+    "vocab_size": 154880,
+    "max_position_embeddings": 202752,
+    "rope_theta": 1e6,
+    "q_lora_rank": 2048,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 256,
+    "index_n_heads": 32,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "first_k_dense_replace": 3,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2048,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": [154820, 154827, 154829],
+    "pad_token_id": 154820,
+    "num_nextn_predict_layers": 1,
+}
+_GLM_52 = {
+    **_GLM_5,
+    "max_position_embeddings": 1048576,
+    "rope_theta": 8e6,
+    "index_topk_freq": 4,
+    "index_skip_topk_offset": 3,
+}
+_GROK_1 = {
+    "model_type": "grok-1",
+    **_shape(6144, 32768, 64, 48, 8),
+    "vocab_size": 131072,
+    "max_position_embeddings": 8192,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "attn_output_multiplier": 0.08838834764831845,
+    "embedding_multiplier_scale": 78.38367176906169,
+    "output_multiplier_scale": 0.5773502691896257,
+    "max_attn_value": 30.0,
 }
 _KIMI_K2 = {
     **_DEEPSEEK_V3,
@@ -443,10 +497,26 @@ PUBLISHED: dict[str, Published] = {
         active=21,
     ),
     "deepseek-v3": Published(_DEEPSEEK_V3, 671, "DeepSeek-AI 2024b", active=37),
-    "deepseek-r1": Published(_DEEPSEEK_V3, 671, "DeepSeek-AI 2025", active=37),
-    "llama-4-scout": Published({**_LLAMA_4, "num_local_experts": 16}, 109, CARD, active=17),
+    "deepseek-r1": Published(_DEEPSEEK_V3, 671, "DeepSeek-AI 2025a", active=37),
+    # Meta's totals count a vision tower of 0.9 B too; the configs are of the text model alone.
+    "llama-4-scout": Published(
+        {**_LLAMA_4, "max_position_embeddings": 10485760, "num_local_experts": 16}, 109, CARD, active=17
+    ),
     "llama-4-maverick": Published(
-        {**_LLAMA_4, "num_local_experts": 128, "interleave_moe_layer_step": 2}, 400, CARD, active=17
+        {
+            **_LLAMA_4,
+            "max_position_embeddings": 1048576,
+            "num_local_experts": 128,
+            "interleave_moe_layer_step": 2,
+        },
+        400,
+        CARD,
+        active=17,
     ),
     "kimi-k2": Published(_KIMI_K2, 1000, "Kimi Team 2025", active=32),
+    "deepseek-v3.2": Published(_DEEPSEEK_V32, 671, "DeepSeek-AI 2025b", active=37),
+    "glm-5": Published(_GLM_5, 744, "GLM-5 Team 2026", active=40),
+    "glm-5.2": Published(_GLM_52, 744, CARD, active=40),
+    # "25% of the weights active on a given token", and no number; 314 B without the embedding table, rounded down
+    "grok-1": Published(_GROK_1, 314, "x.ai/blog/grok-os"),
 }

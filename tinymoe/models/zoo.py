@@ -32,9 +32,11 @@ def _nano(model_type: str, **others: Any) -> dict[str, Any]:
 _PLAIN = {"intermediate_size": 512}  # a block of two matrices
 _GATED = {"intermediate_size": 344}  # as many numbers in three
 _EIGHT = {"num_experts": 8, "num_experts_per_tok": 2}
+_BALANCED = {"layer_aux_loss_coef": 0.01}  # a loss in each layer: one for all of them lets single layers go uneven
 _EXPERTS = {**_GATED, **_EIGHT, "moe_intermediate_size": 128}
 _GROUPS = {"n_group": 4, "topk_group": 2, "n_shared_experts": 1, "first_k_dense_replace": 1}
 _LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32}
+_INDEX = {"index_n_heads": 8, "index_head_dim": 16, "index_topk": 32}
 
 _SMALL: dict[str, dict[str, Any]] = {
     "llama-pico": _small("llama", 64, 2, 4, intermediate_size=172, vocab_size=1024, initializer_range=0.08),
@@ -65,12 +67,19 @@ _SMALL: dict[str, dict[str, Any]] = {
     "phi3-nano": _nano("phi3", **_GATED, num_key_value_heads=2),
     "starcoder-nano": _nano("gpt_bigcode", **_PLAIN),
     "starcoder2-nano": _nano("starcoder2", **_PLAIN, num_key_value_heads=2, sliding_window=32),
-    "mixtral-nano": _nano("mixtral", **_EIGHT, intermediate_size=128, num_key_value_heads=2),
-    "qwen2-moe-nano": _nano("qwen2_moe", **_EXPERTS, num_key_value_heads=4, shared_expert_intermediate_size=128),
-    "qwen3-moe-nano": _nano("qwen3_moe", **_EXPERTS, num_key_value_heads=2, head_dim=64, norm_topk_prob=True),
-    "olmoe-nano": _nano("olmoe", **_EIGHT, intermediate_size=128),
+    "mixtral-nano": _nano("mixtral", **_BALANCED, **_EIGHT, intermediate_size=128, num_key_value_heads=2),
+    # the shape of makeMoE (A. Hanna, 2024): 8 layers of 8 experts, 32 characters at a time
+    "mixtral-makemoe": _small("mixtral", 128, 8, 8, **_BALANCED, **_GATED, **_EIGHT, initializer_range=0.06),
+    "qwen2-moe-nano": _nano(
+        "qwen2_moe", **_BALANCED, **_EXPERTS, num_key_value_heads=4, shared_expert_intermediate_size=128
+    ),
+    "qwen3-moe-nano": _nano(
+        "qwen3_moe", **_BALANCED, **_EXPERTS, num_key_value_heads=2, head_dim=64, norm_topk_prob=True
+    ),
+    "olmoe-nano": _nano("olmoe", **_BALANCED, **_EIGHT, intermediate_size=128),
     "gpt-oss-nano": _nano(
         "gpt_oss",
+        **_BALANCED,
         **_EIGHT,
         intermediate_size=128,
         num_key_value_heads=2,
@@ -79,11 +88,33 @@ _SMALL: dict[str, dict[str, Any]] = {
         rope_scaling=None,
     ),
     "deepseek-v2-nano": _nano(
-        "deepseek_v2", **_EXPERTS, **_GROUPS, **_LATENT, q_lora_rank=None, topk_method="group_limited_greedy"
+        "deepseek_v2",
+        **_BALANCED,
+        **_EXPERTS,
+        **_GROUPS,
+        **_LATENT,
+        q_lora_rank=None,
+        topk_method="group_limited_greedy",
     ),
-    "deepseek-v3-nano": _nano("deepseek_v3", **_EXPERTS, **_GROUPS, **_LATENT, q_lora_rank=64),
+    # The published speed is 0.001, over a hundred thousand steps and more; here there are two thousand.
+    "deepseek-v3-nano": _nano("deepseek_v3", **_EXPERTS, **_GROUPS, **_LATENT, q_lora_rank=64, bias_update_speed=0.01),
+    "deepseek-v32-nano": _nano(
+        "deepseek_v32", **_EXPERTS, **_GROUPS, **_LATENT, **_INDEX, q_lora_rank=64, bias_update_speed=0.01
+    ),
+    "glm-moe-dsa-nano": _nano(
+        "glm_moe_dsa",
+        **_EXPERTS,
+        **_LATENT,
+        **_INDEX,
+        q_lora_rank=64,
+        first_k_dense_replace=1,
+        index_topk_freq=2,
+        bias_update_speed=0.01,
+    ),
+    "grok1-nano": _nano("grok-1", **_BALANCED, **_EIGHT, intermediate_size=128, num_key_value_heads=2),
     "llama4-nano": _nano(
         "llama4_text",
+        **_BALANCED,
         **_GATED,
         num_experts=4,
         num_experts_per_tok=1,
@@ -98,6 +129,7 @@ _SMALL: dict[str, dict[str, Any]] = {
 _RECIPES: dict[str, dict[str, Any]] = {
     "llama-pico": {"lr": 3e-3, "steps": 400, "batch_size": 16, "context": 64},
     "nano": {"lr": 2e-3, "steps": 2000, "batch_size": 12, "context": 64},
+    "mixtral-makemoe": {"lr": 2e-3, "steps": 5000, "batch_size": 16, "context": 32},
     "other": {"lr": 1e-3, "steps": 2000, "batch_size": 8, "context": 256},
 }
 _COMMON = {"schedule": "cosine", "warmup": 100, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "grad_clip": 1.0}

@@ -1,6 +1,6 @@
 """The parts that models are made of."""
 
-from . import balance, latent, moe, routers, scaling, sparse, specials, variants
+from . import balance, latent, moe, routers, scaling, sharing, sparse, specials, variants
 from .attention import Attention, Places
 from .cache import KVCache
 from .config import Config
@@ -26,6 +26,7 @@ __all__ = [
     "moe",
     "routers",
     "scaling",
+    "sharing",
     "sparse",
     "specials",
     "variants",

@@ -24,12 +24,14 @@ class Places:
 
     cos and sin (B or 1, T, R/2) turn the first R channels of queries and keys, or are None; documents number the T
     queries (B, T) and all S keys (B, S), and attention stays inside equal numbers. None means that all is one document.
+    selected (B, T, n) is left by a layer that chose which keys to look at, for those after it.
     """
 
     cos: Array | None
     sin: Array | None
     q_documents: Array | None = None
     k_documents: Array | None = None
+    selected: Array | None = None
 
 
 @part("attention", "grouped")

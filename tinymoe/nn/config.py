@@ -101,6 +101,24 @@ class ChunkFields:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharingFields:
+    """Sparse attention that chooses once for several layers (GLM-5.2).
+
+    `indexer_types` says for each layer whether it has an indexer of its own, "full", or looks at the tokens that the
+    last such layer chose, "shared".
+    """
+
+    indexer_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleFields:
+    """Grok-1's fixed factor: logits are multiplied by `output_multiplier_scale`."""
+
+    output_multiplier_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExpertFields:
     """Mixture of experts: what the feed-forward parts named "moe" in `mlp_types` are made of.
 
@@ -140,7 +158,17 @@ class ExpertFields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PositionFields, AttentionFields, BlockFields, LatentFields, SparseFields, ChunkFields, ExpertFields):
+class Config(
+    PositionFields,
+    AttentionFields,
+    BlockFields,
+    LatentFields,
+    SparseFields,
+    ChunkFields,
+    SharingFields,
+    ScaleFields,
+    ExpertFields,
+):
     """A decoder's shape. The fields here are those of a Llama; the groups above belong to later chapters.
 
     `layer`, `attention`, `mlp` and `norm` name the parts it is made of (see `part`). `num_key_value_heads` defaults to

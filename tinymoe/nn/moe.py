@@ -19,7 +19,7 @@ from ..backend.reference import Array
 from ..tensor import Tensor, is_grad_enabled
 from .balance import RouterLosses, expert_load, load_entropy, max_violation
 from .config import Config
-from .mlp import MLP
+from .mlp import MLP, activation
 from .module import Linear, Module, constant, make, normal, part
 from .recorder import contribute_jointly, record
 from .routers import Routing
@@ -151,6 +151,20 @@ class ClampedExperts(Experts):
         gate = ops.clip(linear(rows, self.gate_proj, self.gate_proj_bias), high=self.limit)
         up = ops.clip(linear(rows, self.up_proj, self.up_proj_bias), low=-self.limit, high=self.limit)
         return linear(gate * (gate * self.alpha).sigmoid() * (up + 1.0), self.down_proj, self.down_proj_bias)
+
+
+@part("experts", "gated")
+class GatedExperts(Experts):
+    """Experts with another bend than silu: Grok-1's GeGLU."""
+
+    def __init__(self, config: Config, rng: np.random.Generator):
+        super().__init__(config, rng)
+        self.bend = activation(config.hidden_act)
+
+    def answer(self, rows: Tensor, offsets: list[int]) -> Tensor:
+        """As in `Experts`."""
+        linear = partial(ops.grouped_linear, offsets=offsets)
+        return linear(self.bend(linear(rows, self.gate_proj)) * linear(rows, self.up_proj), self.down_proj)
 
 
 @part("experts", "scaled_input")

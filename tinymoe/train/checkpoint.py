@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import current
 from ..files import write_atomically
 from ..models import from_pretrained
 from ..models.decoder import CausalLM
+from ..models.pretrained import is_whole, read_safetensors
 from .optim import AdamW
 
 _UNFINISHED = ".writing-"
@@ -35,7 +37,7 @@ def save(run: Path, model: CausalLM, optimizer: AdamW, record: dict[str, Any], k
     unfinished = final.with_name(_UNFINISHED + final.name)
     try:
         (unfinished / "trainer").mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(unfinished)
+        _save_model(model, unfinished)
         groups = _save_optimizer(optimizer, unfinished / "trainer" / "optimizer.safetensors")
         state = json.dumps({**record, "optimizer": groups}, indent=1)
         write_atomically(unfinished / "trainer" / "state.json", state.encode())
@@ -78,10 +80,10 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 def load(checkpoint: Path, model: CausalLM, optimizer: AdamW) -> None:
     """Put a checkpoint's weights into `model` and its moments into `optimizer`; both must have its shapes."""
     optimizer_state = _read_optimizer(checkpoint)
-    saved = dict(from_pretrained(checkpoint).named_parameters())
+    saved = _read_model(checkpoint, model)
     optimizer.load_state_dict(optimizer_state)
     for name, p in model.named_parameters():
-        p.data[...] = saved[name].data
+        p.data[...] = current().asarray(saved[name])
 
 
 def clean(run: Path) -> None:
@@ -103,6 +105,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _save_model(model: CausalLM, folder: Path) -> None:
+    """The model as published; of one that is not whole, only what is trained: the rest is in its base."""
+    from safetensors.numpy import save as serialize
+
+    if is_whole(model):
+        model.save_pretrained(folder)
+        return
+    arrays = {name: np.ascontiguousarray(p.numpy()) for name, p in model.named_parameters()}
+    write_atomically(folder / "trainer" / "parameters.safetensors", serialize(arrays))
+
+
+def _read_model(checkpoint: Path, model: CausalLM) -> dict[str, np.ndarray]:
+    file = checkpoint / "trainer" / "parameters.safetensors"
+    if not file.exists():
+        return {name: p.numpy() for name, p in from_pretrained(checkpoint).named_parameters()}
+    saved = dict(read_safetensors(file))
+    if wrong := sorted(saved.keys() ^ {name for name, _ in model.named_parameters()}):
+        raise ValueError(f"{file}: its parameters are not those of the model; {wrong[0]} is only in one of them")
+    return saved
 
 
 def _save_optimizer(optimizer: AdamW, file: Path) -> dict[str, Any]:

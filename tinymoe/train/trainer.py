@@ -18,6 +18,7 @@ import numpy as np
 
 from ..files import write_atomically
 from ..models.decoder import CausalLM
+from ..models.pretrained import is_whole
 from ..tensor import no_grad
 from . import checkpoint, optim, schedule
 from .data import TokenData
@@ -163,7 +164,7 @@ class Trainer:
                 if on_step is not None:
                     on_step(metrics)
             self.save()
-            if self.out is not None and self.steps_done == config.steps:
+            if self.out is not None and self.steps_done == config.steps and is_whole(self.model):
                 self.model.save_pretrained(self.out)
         return self.history
 

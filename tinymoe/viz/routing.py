@@ -20,8 +20,8 @@ class RoutingExplorer(_View):
     `router` and `experts` are those of `model.trace(ids)` for one text: a list with an array for each layer, scores in
     [0, 1] (T, E) and chosen experts (T, k), the best first, -1 for a choice that was dropped; a batch axis of size 1
     is allowed. Where experts choose (k is E), a token's are put in order here. `tokens` are the texts of the T tokens,
-    or bytes. `layers` names the layers, by their numbers from 0 unless given. Where there are
-    many experts, color, pattern and number tell them apart. Scores travel as 16-bit fractions.
+    or bytes. `layers` names the layers, by their numbers from 0 unless given. Color, pattern and number tell up to 64
+    experts apart. Scores travel as 16-bit fractions.
 
     Raises ValueError for shapes that do not fit, scores that are no fractions, and a choice out of range.
     """
@@ -128,7 +128,8 @@ class RouteIt(_View):
     `logits` (tokens, experts) are what the sliders begin at, within -4 and 4, for up to 12 tokens and 8 experts. The
     page computes what `nn.moe`'s routers do: scores by "softmax" or "sigmoid", the k best by score plus bias, weights
     from the scores alone. With a `capacity`, an expert takes the first ceil(capacity · k · tokens / experts) of its
-    tokens, in the order of the text, and the rest is dropped (Switch Transformers, Fedus et al. 2021).
+    tokens, in the order of the text, and the rest is dropped (Switch Transformers, Fedus et al. 2021). With `chooser`
+    "experts" each expert takes as many, those with its best scores (Expert Choice, Zhou et al. 2022).
 
     Raises ValueError for a setting out of its range.
     """
@@ -148,6 +149,7 @@ class RouteIt(_View):
         capacity: float | None = None,
         scoring: str = "softmax",
         normalize: bool = True,
+        chooser: str = "tokens",
         title: str = "Route it yourself",
     ):
         if logits is None:
@@ -163,6 +165,7 @@ class RouteIt(_View):
             "k": (k, 1 <= k <= table.shape[1], f"1 to {table.shape[1]}, the number of experts"),
             "capacity": (capacity, capacity is None or 0 < capacity <= 3, "None, or a factor above 0 and up to 3"),
             "scoring": (scoring, scoring in ("softmax", "sigmoid"), "'softmax' or 'sigmoid'"),
+            "chooser": (chooser, chooser in ("tokens", "experts"), "'tokens' or 'experts'"),
         }
         for name, (got, ok, expected) in checks.items():
             if not ok:

@@ -30,6 +30,7 @@ VARIANTS = {
     "one group of two": {**GROUPS, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 0},
     "one of eight": {"num_experts_per_tok": 1, "routed_scaling_factor": 0.5},
     "all experts, in all groups": {**GROUPS, "topk_group": 4, "num_experts_per_tok": 8},
+    "no shared expert": {**GROUPS, "n_shared_experts": 0},
     "all layers dense": {"first_k_dense_replace": 2},
     "tied": {"tie_word_embeddings": True, "num_attention_heads": 2},
     "biases": {"attention_bias": True, "mlp_bias": True},

@@ -12,6 +12,7 @@ VARIANTS = {
     "one of eight, two shared": {"num_experts_per_tok": 1, "n_shared_experts": 2, "topk_group": 1},
     "all experts": {"num_experts_per_tok": 8, "topk_group": 4},
     "two groups of four, no dense layer": {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 0},
+    "no shared expert": {"n_shared_experts": 0},
     "all layers dense": {"first_k_dense_replace": 2},
     "full queries, tied": {"q_lora_rank": None, "tie_word_embeddings": True},
     "biases, values wider than keys": {"attention_bias": True, "v_head_dim": 14, "qk_nope_head_dim": 2},

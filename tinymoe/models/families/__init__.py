@@ -6,13 +6,16 @@ from .base import Family
 from .bloom import Bloom
 from .deepseek_v2 import DeepseekV2
 from .deepseek_v3 import DeepseekV3
+from .deepseek_v32 import DeepseekV32
 from .falcon import Falcon
 from .gemma import Gemma
 from .gemma2 import Gemma2
 from .gemma3_text import Gemma3Text
+from .glm_moe_dsa import GlmMoeDsa
 from .gpt2 import GPT2
 from .gpt_bigcode import GPTBigCode
 from .gpt_oss import GptOss
+from .grok1 import Grok1
 from .llama import Llama
 from .llama4 import Llama4Text
 from .mistral import Mistral
@@ -30,13 +33,16 @@ _ALL = (
     Bloom(),
     DeepseekV2(),
     DeepseekV3(),
+    DeepseekV32(),
     Falcon(),
     GPT2(),
     GPTBigCode(),
     Gemma(),
     Gemma2(),
     Gemma3Text(),
+    GlmMoeDsa(),
     GptOss(),
+    Grok1(),
     Llama(),
     Llama4Text(),
     Mistral(),

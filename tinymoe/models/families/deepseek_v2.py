@@ -114,3 +114,7 @@ class DeepseekV2(ExpertFamily):
         methods = {router: method for method, router in self.routers.items()}
         shared = (config.shared_expert_intermediate_size or 0) // width
         return {**published, "topk_method": methods.get(config.router), "n_shared_experts": shared}
+
+    def parameters_in(self, published: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+        """As in `ExpertFamily`. Where there is no shared expert, Transformers has one that is 0 wide."""
+        return super().parameters_in({name: array for name, array in published.items() if array.size}, config)

@@ -58,7 +58,7 @@ class DeepseekV3(DeepseekV2):
         return {**super().denormalize(published, config), "num_nextn_predict_layers": 0}
 
     def parameters_in(self, published: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
-        """As in `ExpertFamily`, without modules for multi-token prediction: the layers that have an `eh_proj`."""
+        """As in V2, without modules for multi-token prediction: the layers that have an `eh_proj`."""
         found = (re.fullmatch(r"(.*layers\.\d+\.)eh_proj\.weight", name) for name in published)
         modules = tuple(match[1] for match in found if match)
         kept = {name: array for name, array in published.items() if not name.startswith(modules)}

@@ -78,10 +78,10 @@ class Llama4Text(FusedExpertFamily):
     )
     ignored = FusedExpertFamily.ignored + r"|^(vision_model|multi_modal_projector)\."
 
-    def normalize(self, published: dict[str, Any]) -> dict[str, Any]:
-        """The text half of a multimodal config."""
-        published.update(published.pop("text_config", None) or {})
-        return super().normalize(published)
+    def config_from_hf(self, published: Mapping[str, Any], **changes: Any) -> Config:
+        """As in `RouterFamily`; of a multimodal config, the text half."""
+        whole = {name: value for name, value in published.items() if name != "text_config"}
+        return super().config_from_hf({**whole, **(published.get("text_config") or {})}, **changes)
 
     def derived(self, published: Mapping[str, Any]) -> dict[str, Any]:
         """Which layers have positions, chunks and experts, listed or every n-th, and the norm of queries and keys."""

@@ -1,23 +1,10 @@
 // What a long text costs: the KV cache, and the operations for the next token, of models side by side.
 
+import { amount, billions, tokens } from "./amounts.js";
 import { LineChart, nearest } from "./chart.js";
 import { card, choice, COLORS, count, h, slider, typed } from "./common.js";
 
 const WIDTHS = [[2, "16 bits"], [1, "8 bits"], [0.5, "4 bits"]];
-
-/** 131072 with the unit "B" → "131 kB". */
-export function amount(x, unit = "") {
-  for (const [prefix, size] of [["P", 1e15], ["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
-    if (x >= 0.9995 * size) return `${Number((x / size).toPrecision(3))} ${prefix}${unit}`;
-  }
-  return `${Number(x.toPrecision(3))} ${unit}`.trim();
-}
-
-/** 6738415616 → "6.74 B": how sizes of models are given. */
-export const billions = (x) => (x >= 1e9 ? `${Number((x / 1e9).toPrecision(3))} B` : amount(x));
-
-/** A number of tokens in the binary thousands that contexts come in: 131072 → "128k", 2^20 → "1M". */
-export const tokens = (x) => (x >= 2 ** 20 ? `${Number((x / 2 ** 20).toPrecision(3))}M` : `${Number((x / 1024).toPrecision(3))}k`);
 
 /** Costs of model `m` at length number `i`: bytes of cache and weights, operations of the weights and of attention. */
 export function costs({ models, points, cached, work }, m, i, { bytes, texts }) {

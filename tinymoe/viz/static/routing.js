@@ -49,7 +49,7 @@ function render({ model, el }) {
   const scoreTitle = h("span", { class: "tm-over" });
   const loadTitle = h("span", { class: "tm-over tm-second" });
   const mean = h("span", { class: "tm-mean" });
-  const chart = h("div", { class: `tm-columns${experts > 20 ? " tm-many" : ""}`, style: `--n: ${experts}`, tabindex: 0, role: "listbox", "aria-label": "experts; arrow keys choose one, Escape shows all" }, columns, mean);
+  const chart = h("div", { class: `tm-columns${experts > 20 ? " tm-many" : experts > 10 ? " tm-several" : ""}`, style: `--n: ${experts}`, tabindex: 0, role: "listbox", "aria-label": "experts; arrow keys choose one, Escape shows all" }, columns, mean);
   root.append(
     h("div", { class: "tm-slider-label tm-caption" }, "choose a layer; below each, where the marked token goes"), layerChoice.el,
     h("div", { class: "tm-line" }, k > 1 ? [h("span", { class: "tm-label" }, "colored by the"), rankChoice.el] : null, all),
@@ -67,7 +67,7 @@ function render({ model, el }) {
       column.lastChild.firstChild.textContent = share(counts[e] / total);
     });
     mean.style.setProperty("--size", total / experts / most);
-    loadTitle.textContent = `load in layer ${layers[layer]}: max violation ${fixed(violation(counts), 2)}, entropy ${share(evenness(counts))} of an even load's`;
+    loadTitle.textContent = `load in layer ${layers[layer]}: max violation ${fixed(violation(counts), 2)}, entropy ${share(evenness(counts))}`;
     color();
     readExpert();
   }

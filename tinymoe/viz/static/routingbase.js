@@ -2,8 +2,14 @@
 
 import { h, percent, visible } from "./common.js";
 
-/** The classes that give an expert its color and, from 8 experts on, its pattern. */
-export const looks = (e) => `tm-hue${e % 8} tm-fill${(e >> 3) % 8}`;
+/**
+ * The number of an expert's pattern. Four colors that no eye confuses come plain, the next four with stripes, and so on;
+ * from 32 on, the colors that go with a pattern are exchanged, so that 64 experts all look different.
+ */
+export const fill = (e) => (2 * (e >> 3) + (((e >> 2) ^ (e >> 5)) & 1)) % 8;
+
+/** The classes that give an expert its color and its pattern. */
+export const looks = (e) => `tm-hue${e % 8} tm-fill${fill(e)}`;
 
 /** An expert's mark: a patch and its number. */
 export const badge = (e) => h("span", { class: `tm-expert ${looks(e)}` }, String(e));

@@ -1,12 +1,34 @@
 // Which expert follows which: ribbons from the experts of one layer to those of the next.
 
 import { card, choice, count, fixed, h, onResize, percent, s, typed } from "./common.js";
-import { badge, frequent, looks, sum } from "./routingbase.js";
+import { badge, fill, frequent, looks, sum } from "./routingbase.js";
 
 const DRAWN = 300; // ribbons at most while none is chosen: more would be a tangle
 const EDGE = 40; // pixels beside the two columns, for the numbers
-const NODE = 13;
+const NODE = 14;
 const TOP = 26;
+
+// The patterns of routingbase.css as masks: a tile's width and height, its stripes [x, y, width, height], the angle.
+const TILES = [
+  [5, 9, [[0, 0, 3, 9]], 45],
+  [4, 4, [[0, 0, 2, 4]], 0],
+  [4, 4, [[0, 0, 4, 2]], 0],
+  [11, 4, [[0, 0, 8, 4]], 0],
+  [8, 8, [[0, 0, 4, 8]], -45],
+  [9, 4, [[0, 0, 3, 4]], 0],
+  [13, 4, [[0, 0, 7, 4], [9, 0, 2, 4]], 0],
+];
+
+/** The masks as <defs>, and the name of an expert's. */
+function patterns(experts) {
+  const view = Math.random().toString(36).slice(2); // names in a page are shared by all its views
+  const defs = TILES.slice(0, Math.ceil(experts / 4) - 1).map(([width, height, stripes, angle], i) => [
+    s("pattern", { id: `tm-tile-${view}-${i}`, width, height, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${angle})` },
+      s("rect", { width, height, fill: "#444" }), stripes.map(([x, y, w, tall]) => s("rect", { x, y, width: w, height: tall, fill: "white" }))),
+    s("mask", { id: `tm-mask-${view}-${i}` }, s("rect", { width: NODE, height: 9999, fill: `url(#tm-tile-${view}-${i})` }))]);
+  const mask = (e) => (fill(e) ? `url(#tm-mask-${view}-${fill(e) - 1})` : undefined);
+  return { defs: s("defs", {}, defs), mask };
+}
 
 /** How many ways lead from each expert of one layer to each of the next: experts × experts, row by row; -1 is none. */
 export function flows(first, second, k, experts) {
@@ -70,6 +92,7 @@ function render({ model, el }) {
   const figure = h("div", { class: "tm-figure" }, svg);
   const note = h("p", { class: "tm-said", role: "status" });
   const fact = h("p", { class: "tm-note" });
+  const { defs, mask } = patterns(experts);
   const base = s("g", { class: "tm-ways" });
   const lit = s("g", { class: "tm-ways tm-lit" });
   const nodes = s("g", {});
@@ -110,14 +133,16 @@ function render({ model, el }) {
     nodes.replaceChildren(...[0, 1].flatMap((side) => Array.from({ length: experts }, (_, e) => {
       const [x, text] = side ? [width - EDGE - NODE, width - EDGE + 7] : [EDGE, EDGE - 7];
       const [y, size] = [tops[side][e], sums[side][e] * scale];
+      const shape = { transform: `translate(${x} ${y})`, width: NODE, height: Math.max(1, size), rx: Math.min(2, size / 3) };
       return s("g", { class: `tm-node ${looks(e)}${size + gap < 9 ? " tm-thin" : ""}`, "data-side": side, "data-e": e },
         s("title", {}, `expert ${e}: ${percent(sums[side][e] / traffic)}`),
         s("rect", { class: "tm-grab", x: side ? x : 0, y: y - gap / 2, width: EDGE + NODE, height: size + gap }),
-        s("rect", { class: "tm-load", x, y, width: NODE, height: Math.max(1, size), rx: Math.min(2, size / 3) }),
+        s("rect", { class: "tm-load", ...shape, mask: mask(e) }), // a mask's pattern begins where the shape is moved to
+        s("rect", { class: "tm-frame", ...shape }),
         s("text", { x: text, y: y + size / 2, dy: "0.34em", "text-anchor": side ? "start" : "end", "font-size": size + gap < 14 ? 9.5 : 12 }, e));
     })));
     const title = (x, anchor, l) => s("text", { class: "tm-axis-name", x, y: 12, "text-anchor": anchor }, `layer ${layers[l]}`);
-    svg.replaceChildren(title(0, "start", pair), title(width, "end", pair + 1), base, lit, nodes);
+    svg.replaceChildren(defs, title(0, "start", pair), title(width, "end", pair + 1), base, lit, nodes);
     show(pinned);
   }
 

@@ -1,7 +1,7 @@
 // A router to set by hand: logits, biases, k and capacity on sliders; choices, weights, load and drops at once.
 
 import { card, choice, fixed, h, percent, slider, visible } from "./common.js";
-import { badge, evenness, looks, share, sum, tally, violation } from "./routingbase.js";
+import { badge, evenness, looks, share, sum, violation } from "./routingbase.js";
 
 const STEP = 0.05; // what one step of loss-free balancing adds to a bias
 const MOST = 1; // where the sliders of the biases end
@@ -14,10 +14,17 @@ function softmax(row) {
   return exps.map((x) => x / total);
 }
 
-/** What a router makes of logits (tokens × experts), as the routers of nn/moe.py do, and what a capacity drops. */
-export function route(logits, { scoring, k, normalize, capacity, bias }) {
-  const experts = logits[0].length;
-  const scores = logits.map((row) => (scoring === "softmax" ? softmax(row) : row.map((x) => 1 / (1 + Math.exp(-x)))));
+/** What a router makes of logits (tokens × experts), as the routers of nn/routers.py do, and what a capacity drops. */
+export function route(logits, rules) {
+  const scores = logits.map((row) => (rules.scoring === "softmax" ? softmax(row) : row.map((x) => 1 / (1 + Math.exp(-x)))));
+  const taken = (rules.chooser === "experts" ? byExperts : byTokens)(scores, rules);
+  const load = taken.queues.map((queue) => queue.length);
+  return { scores, ...taken, load, violation: violation(load), entropy: evenness(load) };
+}
+
+/** Each token takes its k best experts; those take tokens in the order of the text, as long as there is room. */
+function byTokens(scores, { k, normalize, capacity, bias }) {
+  const experts = bias.length;
   const choices = scores.map((row) => {
     const rank = row.map((p, e) => p + bias[e]);
     return [...row.keys()].sort((a, b) => rank[b] - rank[a] || a - b).slice(0, k);
@@ -27,11 +34,20 @@ export function route(logits, { scoring, k, normalize, capacity, bias }) {
     const total = normalize ? sum(chosen) + 1e-20 : 1;
     return chosen.map((p) => p / total);
   });
-  const room = capacity === null ? Infinity : Math.ceil((capacity * k * logits.length) / experts);
+  const room = capacity === null ? Infinity : Math.ceil((capacity * k * scores.length) / experts);
   const queues = Array.from({ length: experts }, () => []);
   const kept = choices.map((mine, i) => mine.map((e) => queues[e].push(i) <= room)); // first come, first served
-  const load = Array.from(tally(choices.flat(), experts));
-  return { scores, choices, weights, kept, room, queues, load, violation: violation(load), entropy: evenness(load) };
+  return { choices, weights, kept, room, queues };
+}
+
+/** Each expert takes the tokens that score best with it, as many as its room; a score is the weight. */
+function byExperts(scores, { k, capacity, bias }) {
+  const experts = bias.length;
+  const room = Math.min(scores.length, Math.ceil(((capacity ?? 1) * k * scores.length) / experts));
+  const queues = bias.map((_, e) => [...scores.keys()].sort((a, b) => scores[b][e] - scores[a][e] || a - b).slice(0, room));
+  const choices = scores.map((row, i) => [...row.keys()].filter((e) => queues[e].includes(i)).sort((a, b) => row[b] - row[a] || a - b));
+  const weights = choices.map((mine, i) => mine.map((e) => scores[i][e]));
+  return { choices, weights, kept: choices.map((mine) => mine.map(() => true)), room, queues };
 }
 
 /** A step of loss-free balancing: biases of experts above the average load go down, of those below it up. */
@@ -65,6 +81,7 @@ function render({ model, el }) {
   };
   const group = (label, control) => h("div", {}, h("div", { class: "tm-slider-label" }, label), control.el);
   const controls = {
+    chooser: choice({ label: "who chooses", options: [["tokens", "the tokens"], ["experts", "the experts"]], value: rules.chooser, onchange: (chooser) => set({ chooser }) }),
     scoring: choice({ label: "scores by", options: [["softmax", "softmax"], ["sigmoid", "sigmoid"]], value: rules.scoring, onchange: (scoring) => set({ scoring }) }),
     normalize: choice({ label: "weights", options: [[true, "add up to 1"], [false, "as scored"]], value: rules.normalize, onchange: (normalize) => set({ normalize }) }),
     k: slider({ label: "k, experts a token", min: 1, max: experts, step: 1, value: rules.k, show: (k) => `${k} of ${experts}`, oninput: (k) => set({ k }) }),
@@ -103,7 +120,8 @@ function render({ model, el }) {
   const facts = ["max violation", "entropy of the load", "dropped choices", "tokens without expert"].map((name) => ({ name, value: h("dd", {}) }));
   const said = h("p", { class: "tm-note tm-said", role: "status" });
   root.append(
-    h("div", { class: "tm-controls" }, controls.k.el, controls.capacity.el, group("scores by", controls.scoring), group("weights", controls.normalize)),
+    h("div", { class: "tm-controls" }, controls.k.el, controls.capacity.el),
+    h("div", { class: "tm-controls" }, group("who chooses", controls.chooser), group("scores by", controls.scoring), group("weights", controls.normalize)),
     h("div", { class: "tm-scroll" }, table),
     h("dl", { class: "tm-facts" }, facts.map(({ name, value }) => h("div", {}, h("dt", {}, name), value))),
     h("div", { class: "tm-line" }, nudge, flat), said);
@@ -112,6 +130,7 @@ function render({ model, el }) {
   function place() {
     cells.forEach((row, i) => row.forEach((cell, e) => (cell.input.value = logits[i][e])));
     biases.forEach((bias, e) => (bias.input.value = rules.bias[e]));
+    controls.chooser.set(rules.chooser);
     controls.scoring.set(rules.scoring);
     controls.normalize.set(rules.normalize);
     controls.k.set(rules.k);
@@ -125,7 +144,7 @@ function render({ model, el }) {
       const dropped = j >= 0 && !now.kept[i][j];
       logit.textContent = signed(logits[i][e], 1);
       score.textContent = percent(now.scores[i][e]);
-      verdict.textContent = j < 0 ? "\u00a0" : dropped ? "full: dropped" : `weight ${fixed(now.weights[i][j], 2)}`;
+      verdict.textContent = j < 0 ? "\u00a0" : dropped ? "dropped" : `weight ${fixed(now.weights[i][j], 2)}`;
       td.classList.toggle("tm-in", j >= 0 && !dropped);
       td.classList.toggle("tm-out", dropped);
     }));
@@ -136,14 +155,29 @@ function render({ model, el }) {
       const slots = Array.from({ length: free }, () => h("span", { class: "tm-member tm-free" }, "free"));
       td.firstChild.replaceChildren(h("b", {}, String(now.load[e])), ...queue, ...slots);
     });
+    const theirs = rules.chooser === "experts"; // who take scores as they are
+    [...biases.map(({ input }) => input), nudge, flat, ...controls.normalize.el.children].forEach((one) => (one.disabled = theirs));
     const lost = now.kept.flat().filter((yes) => !yes).length;
     const alone = now.kept.filter((mine) => !mine.some(Boolean)).length;
-    [fixed(now.violation, 2), share(now.entropy), `${lost} of ${tokens.length * rules.k}`, `${alone} of ${tokens.length}`].forEach((text, i) => (facts[i].value.textContent = text));
+    [fixed(now.violation, 2), share(now.entropy), `${lost} of ${sum(now.load)}`, `${alone} of ${tokens.length}`].forEach((text, i) => (facts[i].value.textContent = text));
+    said.textContent = rules.chooser === "experts" ? tellExperts(now, alone) : tellTokens(now, lost);
+  }
+
+  const roomFor = (room) => `room for ${room} each, ceil(${fixed(rules.capacity ?? 1, 2)} · ${rules.k} · ${tokens.length} / ${experts})`;
+
+  function tellTokens({ load, room }, lost) {
     const mean = (tokens.length * rules.k) / experts;
-    const busiest = now.load.indexOf(Math.max(...now.load));
-    said.textContent = `On average an expert has ${fixed(mean, mean % 1 ? 1 : 0)} tokens; expert ${busiest} has ${now.load[busiest]}. ` +
-      (rules.bias.some((b) => b) ? "Biases move the choices, never the weights. " : "") +
-      (Number.isFinite(now.room) ? `There is room for ${now.room} each, ceil(${fixed(rules.capacity, 2)} · ${rules.k} · ${tokens.length} / ${experts}): ${lost ? "who comes later is dropped, and the weight is lost" : "nothing is dropped"}.` : "Without a limit nothing is dropped.");
+    const busiest = load.indexOf(Math.max(...load));
+    const biased = rules.bias.some((b) => b) ? "Biases move the choices, never the weights. " : "";
+    const limit = Number.isFinite(room)
+      ? `There is ${roomFor(room)}: ${lost ? "who comes later is dropped, and the weight is lost" : "nothing is dropped"}.`
+      : "Without a limit nothing is dropped.";
+    return `On average an expert has ${fixed(mean, mean % 1 ? 1 : 0)} tokens; expert ${busiest} has ${load[busiest]}. ${biased}${limit}`;
+  }
+
+  function tellExperts({ room }, alone) {
+    const without = alone ? `${alone === 1 ? "a token that nobody wants gets" : `${alone} tokens that nobody wants get`} none` : "here every token gets one";
+    return `Each expert takes the tokens that score best with it; there is ${roomFor(room)}. All have as many, without any bias; but a token has k experts only on average: ${without}.`;
   }
 
   place();
