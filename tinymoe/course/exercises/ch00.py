@@ -98,7 +98,7 @@ EXERCISES = [
         checks=[
             matches("no layers: two tables and a norm", [case(10, 2, 5, 0)]),
             matches("one layer", [case(10, 2, 5, 1)]),
-            matches("this chapter's model", [case(2048, 64, 172, 2)]),
+            matches("the shape of this chapter's model", [case(2048, 64, 512, 2), case(2048, 64, 128, 2)]),
             matches("Llama 2 7B and 13B", [case(32000, 4096, 11008, 32), case(32000, 5120, 13824, 40)]),
         ],
         hints=[
