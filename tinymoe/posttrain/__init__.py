@@ -14,6 +14,7 @@ from .grpo import (
     kl_estimate,
     soft_overlong_punishment,
 )
+from .grpo_trainer import GRPOConfig, GRPOTrainer
 from .logps import TokenLogps, token_logps
 from .lora import (
     LoraConfig,
@@ -37,11 +38,15 @@ from .ppo import (
     ppo_value_loss,
 )
 from .reward import ScalarModel, reward_figures, reward_loss
+from .rollout import Rollouts, rollouts
 from .sft import completion_targets, sft_loss
 
 __all__ = [
     "AdaptiveKLController",
+    "GRPOConfig",
+    "GRPOTrainer",
     "LoraConfig",
+    "Rollouts",
     "ScalarModel",
     "TokenLogps",
     "adapters_off",
@@ -71,6 +76,7 @@ __all__ = [
     "reverse_kl",
     "reward_figures",
     "reward_loss",
+    "rollouts",
     "save_adapter",
     "sequence_logps",
     "set_adapter",

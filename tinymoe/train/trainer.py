@@ -341,7 +341,8 @@ def _progress_bar(trainer: Trainer, wanted: bool) -> Iterator[Callable[[dict[str
     with tqdm(total=trainer.config.steps, initial=trainer.steps_done, unit="step", dynamic_ncols=True) as bar:
 
         def show(metrics: dict[str, Any]) -> None:
-            shown.update({key: f"{metrics[key]:.3f}" for key in ("loss", "val_loss") if key in metrics})
+            names = ("loss", "val_loss", "reward", "eval_reward")
+            shown.update({name: f"{metrics[name]:.3f}" for name in names if name in metrics})
             bar.set_postfix(shown, refresh=False)
             bar.update()
 
