@@ -11,7 +11,8 @@ import numpy as np
 
 from ..backend import current
 from ..files import write_atomically
-from ..nn.module import shapes_only
+from ..nn.config import Config
+from ..nn.module import Module, shapes_only
 from .decoder import CausalLM
 from .families import family
 
@@ -29,12 +30,7 @@ def from_pretrained(folder: str | Path) -> CausalLM:
     kind = family(published["model_type"])
     with shapes_only():
         model = CausalLM(kind.config_from_hf(published))
-    parameters = dict(model.named_parameters())
-    tensors = kind.parameters_in(dict(_read_weights(folder)), model.config)
-    placeholders = {name: np.broadcast_to(np.int8(0), p.shape) for name, p in parameters.items()}
-    _check_fit(tensors, kind.weights_to_hf(placeholders, model.config), folder)
-    for name, array in kind.weights_from_hf(tensors, model.config).items():
-        parameters[name].data = current().asarray(np.ascontiguousarray(array))
+    load_weights(model, model.config, folder)
     if (folder / "tokenizer.json").exists():
         from ..text.tokenizer import Tokenizer
 
@@ -47,20 +43,35 @@ def save_pretrained(model: CausalLM, folder: str | Path) -> None:
 
     Raises ValueError for a model that is not whole: its file would be another's.
     """
-    from safetensors.numpy import save
-
-    kind = family(model.config.model_type)
-    config = {**kind.config_to_hf(model.config), "dtype": "float32"}
+    config = {**family(model.config.model_type).config_to_hf(model.config), "dtype": "float32"}
     if not is_whole(model):
         raise ValueError("model: it has adapters or quantized matrices; save the adapter, or merge and unload it first")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    published = kind.weights_to_hf({name: p.numpy() for name, p in model.named_parameters()}, model.config)
-    weights = {name: np.ascontiguousarray(array) for name, array in published.items()}
-    write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    save_weights(model, model.config, folder)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def load_weights(model: Module, config: Config, folder: Path) -> None:
+    """Fill a model's parameters, whose shapes are known, from a folder. Raises as `from_pretrained` does."""
+    kind, parameters = family(config.model_type), dict(model.named_parameters())
+    tensors = kind.parameters_in(dict(_read_weights(folder)), config)
+    placeholders = {name: np.broadcast_to(np.int8(0), p.shape) for name, p in parameters.items()}
+    _check_fit(tensors, kind.weights_to_hf(placeholders, config), folder)
+    for name, array in kind.weights_from_hf(tensors, config).items():
+        parameters[name].data = current().asarray(np.ascontiguousarray(array))
+
+
+def save_weights(model: Module, config: Config, folder: Path) -> None:
+    """Write a model's parameters to model.safetensors, under their published names and in the published layout."""
+    from safetensors.numpy import save
+
+    weights = {name: p.numpy() for name, p in model.named_parameters()}
+    published = family(config.model_type).weights_to_hf(weights, config)
+    arrays = {name: np.ascontiguousarray(array) for name, array in published.items()}
+    write_atomically(folder / "model.safetensors", save(arrays, metadata={"format": "pt"}))
 
 
 def is_whole(model: CausalLM) -> bool:

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ import numpy as np
 
 from ..backend import current
 from ..models.decoder import CausalLM
-from ..models.pretrained import is_whole
 from ..tensor import no_grad
 from ..train import optim, schedule
-from ..train.trainer import Trainer, _describe_overflow, _expect, _interruptible, _metrics_file, _progress_bar
+from ..train.trainer import Trainer, _describe_overflow, _expect
 from .answers import Answers, Problems, RewardFunction, answer_figures, judge, name_functions, sample_answers
 from .grpo import LOSS_TYPES, group_advantages, grpo_figures, grpo_loss, informative_groups, soft_overlong_punishment
 from .logps import TokenLogps, token_logps
@@ -244,31 +243,11 @@ class GRPOTrainer(Trainer):
         answers = judge(batch, self.held_out, numbers, self.tokenizer, self.reward_functions, self.weights)
         return float(answers.rewards.mean())
 
-    def run(
-        self, on_step: Callable[[dict[str, Any]], None] | None = None, progress: bool = True
-    ) -> list[dict[str, Any]]:
-        """Train to the end, from wherever the run is; returns the history. `on_step` sees each step's metrics.
-
-        Held-out problems, where there are any, are answered every `eval_every` steps and after the last. Ctrl-C
-        finishes the step at hand, writes a checkpoint and returns; a second one stops at once.
-        """
-        config = self.config
-        with _metrics_file(self) as write, _progress_bar(self, progress) as show, _interruptible() as interrupted:
-            while self.steps_done < config.steps and not interrupted():
-                metrics = self.step()
-                if self.held_out and (self.steps_done % config.eval_every == 0 or self.steps_done == config.steps):
-                    metrics["eval_reward"] = self.evaluate()
-                write(metrics)
-                self.history.append(metrics)
-                if self.steps_done % config.checkpoint_every == 0:
-                    self.save()
-                show(metrics)
-                if on_step is not None:
-                    on_step(metrics)
-            self.save()
-            if self.out is not None and self.steps_done == config.steps and is_whole(self.model):
-                self.model.save_pretrained(self.out)
-        return self.history
+    def look(self) -> dict[str, float]:
+        """The reward of held-out problems, where there are any, every `eval_every` steps and after the last."""
+        if self.held_out and (self.steps_done % self.config.eval_every == 0 or self.steps_done == self.config.steps):
+            return {"eval_reward": self.evaluate()}
+        return {}
 
     def _parts(self, rows: int) -> list[np.ndarray]:
         """Which rows each update learns from."""

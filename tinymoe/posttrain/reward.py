@@ -17,7 +17,7 @@ from ..backend import current
 from ..files import write_atomically
 from ..models.decoder import CausalLM, Decoder, _document_numbers
 from ..models.families import family
-from ..models.pretrained import _check_fit, _read_json, _read_weights
+from ..models.pretrained import _read_json, load_weights, save_weights
 from ..nn.config import Config
 from ..nn.module import Linear, Module, shapes_only
 from ..tensor import Tensor
@@ -67,13 +67,9 @@ class ScalarModel(Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors: a folder that Transformers loads as a sequence classifier."""
-        from safetensors.numpy import save
-
         folder, kind = Path(folder), family(self.config.model_type)
         folder.mkdir(parents=True, exist_ok=True)
-        published = kind.weights_to_hf({name: p.numpy() for name, p in self.named_parameters()}, self.config)
-        weights = {name: np.ascontiguousarray(array) for name, array in published.items()}
-        write_atomically(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+        save_weights(self, self.config, folder)
         kinds = [kind.architecture.replace("ForCausalLM", "ForSequenceClassification")]
         config = {**kind.config_to_hf(self.config), "architectures": kinds, "id2label": {"0": "reward"}}
         write_atomically(folder / "config.json", json.dumps({**config, "dtype": "float32"}, indent=2).encode())
@@ -86,12 +82,7 @@ class ScalarModel(Module):
         kind = family(published.get("model_type", ""))
         with shapes_only():
             model = cls(kind.config_from_hf(published))
-        parameters = dict(model.named_parameters())
-        tensors = kind.parameters_in(dict(_read_weights(folder)), model.config)
-        shapes = {name: np.broadcast_to(np.int8(0), p.shape) for name, p in parameters.items()}
-        _check_fit(tensors, kind.weights_to_hf(shapes, model.config), folder)
-        for name, array in kind.weights_from_hf(tensors, model.config).items():
-            parameters[name].data = current().asarray(np.ascontiguousarray(array))
+        load_weights(model, model.config, folder)
         return model
 
 

@@ -140,22 +140,26 @@ class Trainer:
             raise FloatingPointError(_describe_overflow(self.model, self.steps_done, "validation loss", total))
         return total / targets
 
+    def look(self) -> dict[str, float]:
+        """What is measured after a step beside training: the validation loss now and then; at the end, of all text."""
+        if self.steps_done == self.config.steps:
+            return {"val_loss": self.evaluate()}
+        if self.steps_done % self.config.eval_every == 0:
+            return {"val_loss": self.evaluate(self.config.eval_batches)}
+        return {}
+
     def run(
         self, on_step: Callable[[dict[str, Any]], None] | None = None, progress: bool = True
     ) -> list[dict[str, Any]]:
         """Train to the end, from wherever the run is; returns the history.
 
-        `on_step` sees each step's metrics. The last step is evaluated on all of the validation text. Ctrl-C
-        finishes the step at hand, writes a checkpoint and returns; a second one stops at once.
+        `on_step` sees each step's metrics, with those of `look` after it. Ctrl-C finishes the step at hand, writes a
+        checkpoint and returns; a second one stops at once.
         """
         config = self.config
         with _metrics_file(self) as write, _progress_bar(self, progress) as show, _interruptible() as interrupted:
             while self.steps_done < config.steps and not interrupted():
-                metrics = self.step()
-                if self.steps_done == config.steps:
-                    metrics["val_loss"] = self.evaluate()
-                elif self.steps_done % config.eval_every == 0:
-                    metrics["val_loss"] = self.evaluate(config.eval_batches)
+                metrics = {**self.step(), **self.look()}
                 write(metrics)
                 self.history.append(metrics)
                 if self.steps_done % config.checkpoint_every == 0:
