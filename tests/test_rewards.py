@@ -357,7 +357,9 @@ def test_leaving_early_and_forging_gain_nothing():
 def test_the_code_never_sees_what_is_expected():
     look = "import sys\nframe, seen = sys._getframe(), ''\nwhile frame:\n    seen += repr(frame.f_locals)\n"
     look += "    frame = frame.f_back\nf = lambda number: str(number) in seen\n"
-    assert run_tests(look, {"f(123 * 1)": True, "f(300 + 14)": False, "300 + 14": 314}, PATIENT) == Verdict(3, 3)
+    product = 314159 * 265359  # too long to turn up in an address
+    tests = {"f(123 * 1)": True, "f(314159 * 265359)": False, "314159 * 265359": product}
+    assert run_tests(look, tests, PATIENT) == Verdict(3, 3)
 
 
 @pytest.mark.parametrize(("limit", "name"), [({"seconds": 0}, "seconds"), ({"megabytes": -1}, "megabytes")])
