@@ -1,6 +1,6 @@
 """Kill a training run with SIGKILL at random moments: it must always resume, and end as an unbroken run does.
 
-    python benchmarks/kill9.py [--kills 50] [--seed 0] [--backend numpy] [--json FILE]
+    python benchmarks/kill9.py [--command train] [--kills 50] [--seed 0] [--backend numpy] [--json FILE]
 
 The run is small and writes a checkpoint every other step, so that many of the kills hit a write. After each kill
 the newest checkpoint has to load; after the last one the run goes on to its end, and its metrics and its final
@@ -24,18 +24,27 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 120
+_ANSWERS = {"generation_batch_size": 8, "max_completion_length": 8}
+COMMANDS: dict[str, dict[str, Any]] = {  # what can be killed, and its settings
+    "train": {"batch_size": 4, "context": 32},
+    "ppo": _ANSWERS,
+    "grpo": {**_ANSWERS, "num_generations": 4, "beta": 0.1},
+}
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone that is not installed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--command", default="train", choices=COMMANDS)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", help="default: tinymoe's own choice")
     parser.add_argument("--json", type=Path, help="write the report to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = kill_often(Path(folder), options.kills, options.seed, options.backend, say=print)
+        report = kill_often(
+            Path(folder), options.kills, options.seed, options.backend, command=options.command, say=print
+        )
     print(json.dumps(report, indent=1))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -47,11 +56,12 @@ def kill_often(
     seed: int = 0,
     backend: str | None = None,
     steps: int = STEPS,
+    command: str = "train",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Do what the module says, in an empty folder. RuntimeError for the first thing that is not as it should be."""
-    command = _prepare(folder, backend, steps)
-    process = _train(command, folder / "unbroken")
+    arguments = _prepare(folder, command, backend, steps)
+    process = _train(arguments, folder / "unbroken")
     _wait_for_a_step(process, folder / "unbroken", 0)
     began = time.perf_counter()
     _finish(process)
@@ -62,7 +72,7 @@ def kill_often(
     report = {"kills": 0, "runs": 0, "seconds_of_training": round(seconds, 2), "resumed_from": [], "hit_a_write": 0}
     while report["kills"] < kills:
         before = _half_written(run)
-        process = _train(command, run)
+        process = _train(arguments, run)
         if chance.random() < 0.8:  # most kills while it trains, the others while it starts as well
             _wait_for_a_step(process, run, step)
         try:
@@ -80,34 +90,36 @@ def kill_often(
         report["runs"] += 1
         step = 0
         shutil.rmtree(run)
-    _compare(_train(command, run), run, expected)
-    return {**report, "runs": report["runs"] + 1, "backend": backend or "default", "equal": True}
+    _compare(_train(arguments, run), run, expected)
+    return {"command": command, **report, "runs": report["runs"] + 1, "backend": backend or "default", "equal": True}
 
 
-def _prepare(folder: Path, backend: str | None, steps: int) -> list[str]:
-    """A text and a model to start from; returns the command line but for --out."""
+def _prepare(folder: Path, command: str, backend: str | None, steps: int) -> list[str]:
+    """A text, problems, and a model to start from; returns the command line but for --out."""
     from tinymoe.models import zoo
     from tinymoe.text.tokenizer import CharTokenizer
 
     text = " ".join(f"{n} and {n + 1} make {2 * n + 1}." for n in range(300))
-    (folder / "text.txt").write_text(text)
-    tokenizer = CharTokenizer.train([text])
+    (folder / "train.txt").write_text(text)
+    problems = [json.dumps({"prompt": f"{n} and {n} make ", "answer": 2 * n}) for n in range(100)]
+    (folder / "tune.jsonl").write_text("\n".join(problems))
+    tokenizer = CharTokenizer.train([text], special_tokens=["<|endoftext|>"])
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = zoo.build("llama-pico", vocab_size=tokenizer.vocab_size, num_key_value_heads=2, **shape)
+    model = zoo.build("llama-pico", vocab_size=tokenizer.vocab_size, num_key_value_heads=2, eos_token_id=0, **shape)
     model.tokenizer = tokenizer
     model.save_pretrained(folder / "start")
-    settings = {"steps": steps, "batch_size": 4, "context": 32, "eval_every": 10, "checkpoint_every": 2, "warmup": 5}
+    settings = {"steps": steps, "eval_every": 10, "checkpoint_every": 2, "warmup": 5, **COMMANDS[command]}
     flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "tinymoe", "train", "--resume", "--quiet", *flags]
     return [
-        *command,
-        *("--model", str(folder / "start"), "--data", str(folder / "text.txt")),
+        *(sys.executable, "-m", "tinymoe", command, "--resume", "--quiet", *flags),
+        *("--model", str(folder / "start")),
+        *("--data", str(folder / ("train.txt" if command == "train" else "tune.jsonl"))),
         *(["--backend", backend] if backend else []),
     ]
 
 
-def _train(command: list[str], out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([*command, "--out", str(out)], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+def _train(arguments: list[str], out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([*arguments, "--out", str(out)], cwd=ROOT, text=True, stderr=subprocess.PIPE)
 
 
 def _finish(process: subprocess.Popen[str]) -> None:
@@ -119,7 +131,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
 def _result(run: Path) -> tuple[list[dict[str, float]], bytes]:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in metrics:
-        del line["tokens_per_s"]
+        line.pop("tokens_per_s")
+        line.pop("seconds", None)
     return metrics, (run / "model.safetensors").read_bytes()
 
 
@@ -148,15 +161,15 @@ def _half_written(run: Path) -> set[tuple[str, int]]:
 
 
 def _check_newest(run: Path) -> int:
-    """Load the newest checkpoint; returns its step, 0 where there is none yet."""
+    """Read the newest checkpoint; returns its step, 0 where there is none yet."""
     from tinymoe.models import from_pretrained
-    from tinymoe.train import checkpoint, optim
+    from tinymoe.train import checkpoint
 
     newest = checkpoint.latest(run)
     if newest is None:
         return 0
-    model = from_pretrained(newest)
-    checkpoint.load(newest, model, optim.AdamW(optim.decay_groups(model, 0.1)))
+    from_pretrained(newest)
+    checkpoint._read_optimizer(newest)
     return checkpoint.read_record(newest)["step"]
 
 

@@ -102,7 +102,7 @@ FILES = {
         def plot():
             """Free everywhere."""
     ''',
-    "tinymoe/cli.py": '''
+    "tinymoe/cli/__init__.py": '''
         def main():
             """Not taught."""
     ''',

@@ -789,10 +789,19 @@ def test_the_solution_is_the_references_source_even_while_mine_runs(course):
 def test_progress_is_a_table(course):
     assert "0 of 9 exercises solved" in str(session.progress())
     cell(PLAIN_SCALE)
-    text = str(session.progress())
-    assert text.splitlines()[:2] == ["· 1 of 9 exercises solved", "  chapter 98     1 of 9"]
+    first, line = str(session.progress()).splitlines()
+    assert first == "· 1 of 9 exercises solved"
+    assert line.startswith("  chapter 98  1 of 9:") and "  ✓ scale" in line and "  · halve" in line
+    assert "✓ scale" in session.progress()._repr_html_()
+
+
+def test_progress_of_a_chapter_tells_what_its_exercises_are(course):
+    cell(PLAIN_SCALE)
+    text = str(session.progress("98"))
+    assert text.startswith("· 1 of 9 exercises of chapter 98 solved\n")
     assert "\n  ✓ 98.scale     Scale an array  20" in text and "\n  · 98.halve     Refuse odd numbers\n" in text
-    assert "✓ 98.scale" in session.progress()._repr_html_()
+    with pytest.raises(ValueError, match="chapter: got '97', expected one of 98"):
+        session.progress("97")
 
 
 def test_progress_before_there_are_exercises(course, monkeypatch):

@@ -11,6 +11,7 @@ from training import without_timing
 
 from tinymoe import zoo
 from tinymoe.backend import current, using
+from tinymoe.nn.recorder import collecting
 from tinymoe.posttrain import (
     LoraConfig,
     add_lora,
@@ -58,6 +59,20 @@ def plain(history):
 
 def weights(model):
     return {name: p.numpy().copy() for name, p in model.named_parameters()}
+
+
+def killed_and_resumed(make):
+    """A trainer that goes on from the checkpoint of step 4, after another died in step 5."""
+
+    def kill(metrics):
+        if metrics["step"] == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        make().run(on_step=kill, progress=False)
+    resumed = make()
+    assert resumed.resume() == 4
+    return resumed
 
 
 @pytest.fixture
@@ -126,16 +141,7 @@ def test_the_learning_rate_warms_up_and_gradients_are_clipped(numpy_backend):
 def test_a_resumed_run_is_the_unbroken_one(numpy_backend, tmp_path, changes):
     whole = make(tmp_path / "whole", **changes)
     whole.run(progress=False)
-
-    def kill(metrics):
-        if metrics["step"] == 5:
-            raise InterruptedError
-
-    broken = make(tmp_path / "broken", **changes)
-    with pytest.raises(InterruptedError):
-        broken.run(on_step=kill, progress=False)
-    resumed = make(tmp_path / "broken", **changes)
-    assert resumed.resume() == 4
+    resumed = killed_and_resumed(lambda: make(tmp_path / "broken", **changes))
     resumed.run(progress=False)
     assert plain(resumed.history) == plain(whole.history)
     lines = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
@@ -344,12 +350,35 @@ def test_the_reference_is_the_model_at_the_start_or_without_its_adapters(numpy_b
     assert adapted.step()["kl"] > 0
 
 
-def test_a_mixture_of_experts_learns_too(numpy_backend):
+def mixture():
     tokenizer = nano().tokenizer
     model = zoo.build("mixtral-nano", vocab_size=len(tokenizer), seed=0, eos_token_id=0)
     model.tokenizer = tokenizer
+    return model
+
+
+def test_a_mixture_of_experts_learns_too(numpy_backend):
+    model = mixture()
     figures = make(model=model).step()
     assert figures["grad_norm"] > 0 and all(getattr(m, "load", None) is None for m in model.modules())
+
+
+def test_routers_are_balanced_by_the_tokens_that_are_there(numpy_backend):
+    trainer, twin = make(model=mixture()), mixture()
+    batch, advantages = trainer.compare(trainer.sample())
+    report = trainer.update(batch, advantages, None, None)
+    read = batch.ids[:, :-1]
+    real = np.arange(read.shape[1]) < (batch.prompt_lengths + batch.lengths)[:, None]
+    assert not real.all()
+    loads = [m.load.sum() for m in trainer.model.modules() if getattr(m, "load", None) is not None]
+    assert loads == [real.sum() * twin.config.num_experts_per_tok] * twin.config.num_hidden_layers
+
+    with collecting(real) as own:
+        twin.model(read)
+    logps = token_logps(twin, batch.ids, batch.mask).logps
+    plain_loss = grpo_loss(logps, None, advantages, batch.mask[:, 1:], loss_type="dapo")
+    assert report["aux_loss"] == pytest.approx(own[0].item(), rel=1e-5) and report["aux_loss"] > 0
+    assert report["loss"] == pytest.approx((plain_loss + own[0]).item(), rel=1e-5)
 
 
 def test_objects_with_a_prompt_are_problems_too(numpy_backend):

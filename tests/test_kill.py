@@ -18,8 +18,9 @@ def kill9():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_run_that_is_killed_ends_like_one_that_is_not(kill9, tmp_path):
-    report = kill9.kill_often(tmp_path, kills=3, seed=0, backend="numpy", steps=40)
+@pytest.mark.parametrize(("command", "steps"), [("train", 40), ("grpo", 16), ("ppo", 12)])
+def test_a_run_that_is_killed_ends_like_one_that_is_not(kill9, tmp_path, command, steps):
+    report = kill9.kill_often(tmp_path, kills=3, seed=0, backend="numpy", steps=steps, command=command)
     assert report["kills"] == len(report["resumed_from"]) == 3
     assert max(report["resumed_from"]) > 0
     assert report["equal"]

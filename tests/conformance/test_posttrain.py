@@ -19,11 +19,12 @@ from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import add_fused_lm_head
 
 from tinymoe import Tensor
-from tinymoe.backend import current
+from tinymoe.backend import current, reference
 from tinymoe.models import CausalLM
 from tinymoe.posttrain import (
     ScalarModel,
     distill_loss,
+    distill_texts,
     dpo_figures,
     dpo_loss,
     group_advantages,
@@ -317,6 +318,21 @@ def test_dpo_of_a_model(models, rng, loss_type):
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     same_gradients(ours, theirs)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_distillation_of_a_model(models, rng, beta, monkeypatch):
+    """TRL's step compares all logits at the temperature 1; ours, some of them at a time."""
+    monkeypatch.setattr(reference, "LOSS_CHUNK", 5)
+    ours, teacher, theirs, their_teacher = models
+    ids, seen, answer = batch(rng)
+    gkd = trainer(GKDTrainer, theirs, teacher_model=their_teacher, beta=beta)
+    inputs = {"input_ids": ids, "attention_mask": seen, "labels": np.where(answer, ids, -100)}
+    expected = gkd.compute_loss(theirs, {name: torch.tensor(value) for name, value in inputs.items()})
+    expected.backward()
+    assert distill_texts(ours, teacher, ids, answer, beta) == pytest.approx(expected.item(), rel=1e-5)
+    same_gradients(ours, theirs)
+    assert all(p.grad is None for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("options", GRPO[1::3], ids=name_of)

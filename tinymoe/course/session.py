@@ -64,24 +64,40 @@ def solution(id: str) -> Note:
     return Note("·", f"{id}: {known.title}", fold=("Show the solution", known.solution))
 
 
-def progress() -> Note:
-    """The whole course as a table: the exercises of each chapter, whether solved (✓ or ·), and since when."""
-    exercises = registry.every()
-    if not exercises:
+def progress(chapter: str | None = None) -> Note:
+    """The whole course, a line a chapter: its exercises, and whether each is solved (✓ or ·).
+
+    progress("09") tells of one chapter what its exercises are about, and since when they are solved. ValueError for a
+    chapter without exercises.
+    """
+    chapters = {name: list(members) for name, members in groupby(registry.every(), lambda known: known.chapter)}
+    if not chapters:
         return Note("·", "There are no exercises yet.")
-    rows = []
-    for chapter, members in groupby(exercises, lambda known: known.chapter):
-        known_here = list(members)
-        solved = sum(known.id in _solved for known in known_here)
-        rows.append((f"chapter {chapter}", f"{solved} of {len(known_here)}"))
-        for known in known_here:
-            when = (shelf.solved_on(known.id) or "in this session") if known.id in _solved else ""
-            mark = "✓" if known.id in _solved else "·"
-            rows.append((f"{mark} {known.id}", f"{known.title}  {when}".rstrip()))
-    done = sum(known.id in _solved for known in exercises)
-    return Note(
-        "✓" if done == len(exercises) else "·", f"{done} of {len(exercises)} exercises solved", rows, prose=True
-    )
+    if chapter is None:
+        return _count([(f"chapter {name}", _summary(known)) for name, known in chapters.items()], registry.every())
+    if chapter not in chapters:
+        raise ValueError(f"chapter: got {chapter!r}, expected one of {', '.join(chapters)}")
+    rows = [(f"{_mark(known)} {known.id}", f"{known.title}  {_since(known)}".rstrip()) for known in chapters[chapter]]
+    return _count(rows, chapters[chapter], f" of chapter {chapter}")
+
+
+def _count(rows: list[tuple[str, str]], exercises: list[Exercise], which: str = "") -> Note:
+    done, every = sum(known.id in _solved for known in exercises), len(exercises)
+    return Note("✓" if done == every else "·", f"{done} of {every} exercises{which} solved", rows, prose=True)
+
+
+def _mark(known: Exercise) -> str:
+    return "✓" if known.id in _solved else "·"
+
+
+def _since(known: Exercise) -> str:
+    return (shelf.solved_on(known.id) or "in this session") if known.id in _solved else ""
+
+
+def _summary(exercises: list[Exercise]) -> str:
+    solved = sum(known.id in _solved for known in exercises)
+    names = (f"{_mark(known)} {known.id.split('.', 1)[1]}" for known in exercises)
+    return f"{solved} of {len(exercises)}:  {'  '.join(names)}"
 
 
 def reset(id: str) -> Note:

@@ -21,7 +21,7 @@ from .balance import RouterLosses, expert_load, load_entropy, max_violation
 from .config import Config
 from .mlp import MLP, activation
 from .module import Linear, Module, constant, make, normal, part
-from .recorder import contribute_jointly, record
+from .recorder import contribute_jointly, counted, record
 from .routers import Routing
 
 
@@ -69,7 +69,7 @@ class MoE(Module):
         if self.losses:
             contribute_jointly(self.losses, lambda: routing.state(batch))
         if is_grad_enabled():
-            load = expert_load(seen, self.num_experts)
+            load = expert_load(seen, self.num_experts, counted())
             self.load = load if self.load is None else self.load + load
 
     def after_step(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..tensor import Tensor, is_grad_enabled
 _records: dict[str, list[np.ndarray]] | None = None
 _losses: list[Tensor] | None = None
 _joint: dict[Callable[[list[Any], Array | None], Tensor], list[Any]] = {}
+_mask: Array | None = None
 
 
 @contextmanager
@@ -43,16 +44,21 @@ def record(name: str, value: Callable[[], Array]) -> None:
 def collecting(mask: Array | None = None) -> Iterator[list[Tensor]]:
     """Collect the losses that layers contribute inside the block: scalars, in order, joint ones at its end.
 
-    mask (B, T) is 0 for tokens that are padding, which joint losses leave out.
+    mask (B, T) is 0 for tokens that are padding, which joint losses and the load of experts leave out.
     """
-    global _losses, _joint
-    before = _losses, _joint
-    _losses, _joint = [], {}
+    global _losses, _joint, _mask
+    before = _losses, _joint, _mask
+    _losses, _joint, _mask = [], {}, None if mask is None else current().asarray(mask)
     try:
         yield _losses
         _losses += [loss(values, mask) for loss, values in _joint.items()]
     finally:
-        _losses, _joint = before
+        _losses, _joint, _mask = before
+
+
+def counted() -> Array | None:
+    """The mask (B, T) that `collecting` was given, 0 for tokens that are padding; None where none was."""
+    return _mask
 
 
 def contribute(loss: Callable[[], Tensor]) -> None:

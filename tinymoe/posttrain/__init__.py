@@ -4,8 +4,10 @@ Losses are named, and their arguments ordered, as in TRL.
 """
 
 from .adapter_files import load_adapter, save_adapter
-from .distill import distill_loss, forward_kl, generalized_jsd, reverse_kl
+from .distill import distill_loss, distill_texts, forward_kl, generalized_jsd, reverse_kl
+from .distill_trainer import DistillConfig, DistillTrainer
 from .dpo import dpo_figures, dpo_loss, sequence_logps
+from .dpo_trainer import DPOConfig, DPOTrainer
 from .grpo import (
     group_advantages,
     grpo_figures,
@@ -35,17 +37,30 @@ from .ppo import (
     masked_whiten,
     ppo_figures,
     ppo_policy_loss,
+    ppo_value_figures,
     ppo_value_loss,
 )
-from .reward import ScalarModel, reward_figures, reward_loss
+from .ppo_trainer import PPOConfig, PPOTrainer
+from .preferences import Pair, read_pairs, write_pairs
+from .reward import ScalarModel, reward_figures, reward_function, reward_loss
+from .reward_trainer import RewardConfig, RewardTrainer
 from .rollout import Rollouts, rollouts
 from .sft import completion_targets, sft_loss
 
 __all__ = [
     "AdaptiveKLController",
+    "DPOConfig",
+    "DPOTrainer",
+    "DistillConfig",
+    "DistillTrainer",
     "GRPOConfig",
     "GRPOTrainer",
     "LoraConfig",
+    "PPOConfig",
+    "PPOTrainer",
+    "Pair",
+    "RewardConfig",
+    "RewardTrainer",
     "Rollouts",
     "ScalarModel",
     "TokenLogps",
@@ -54,6 +69,7 @@ __all__ = [
     "combine",
     "completion_targets",
     "distill_loss",
+    "distill_texts",
     "dpo_figures",
     "dpo_loss",
     "forward_kl",
@@ -70,11 +86,14 @@ __all__ = [
     "merge",
     "ppo_figures",
     "ppo_policy_loss",
+    "ppo_value_figures",
     "ppo_value_loss",
     "quantize_model",
     "quantized_bytes",
+    "read_pairs",
     "reverse_kl",
     "reward_figures",
+    "reward_function",
     "reward_loss",
     "rollouts",
     "save_adapter",
@@ -86,4 +105,5 @@ __all__ = [
     "token_logps",
     "unload",
     "unmerge",
+    "write_pairs",
 ]

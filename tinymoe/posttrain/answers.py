@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backend import current
 from ..text.tokenizer import Tokenizer
-from .grpo import group_advantages, informative_groups
+from .grpo import informative_groups
 from .rollout import Rollouts
 
 # Called with the texts of B prompts, those of their completions, and the B problems they belong to; returns B numbers,
@@ -61,6 +61,11 @@ class Answers:
     completions: list[str]
     earned: dict[str, np.ndarray]
     rewards: np.ndarray
+
+    def add(self, name: str, rewards: np.ndarray) -> None:
+        """Give the answers further rewards, (B,), under a name of their own."""
+        self.earned[name] = rewards
+        self.rewards = self.rewards + rewards
 
     @property
     def groups(self) -> np.ndarray:
@@ -123,8 +128,12 @@ def name_functions(functions: Sequence[RewardFunction]) -> dict[str, RewardFunct
 
 
 def answer_figures(draws: Sequence[Answers]) -> dict[str, float]:
-    """Means over all that was sampled in a step, named as in TRL: rewards, groups that taught nothing, lengths."""
+    """Means over all that was sampled in a step, named as in TRL: rewards, groups that taught nothing, lengths.
+
+    The deviation `reward_std` is that within groups; of groups of one, that of all answers.
+    """
     rewards = np.concatenate([draw.groups for draw in draws])
+    rewards = rewards if rewards.shape[1] > 1 else rewards.T
     lengths, finished = (
         np.concatenate([getattr(draw.rollouts, name) for draw in draws]) for name in ("lengths", "finished")
     )
@@ -142,9 +151,8 @@ def answer_figures(draws: Sequence[Answers]) -> dict[str, float]:
     }
 
 
-def sample_answers(answers: Answers, count: int, scale: bool = True) -> list[dict[str, Any]]:
-    """The first answers, for people to read: group, prompt, completion, reward and advantage."""
-    advantages = current().to_numpy(group_advantages(answers.groups, scale)).ravel()
+def sample_answers(answers: Answers, advantages: np.ndarray, count: int) -> list[dict[str, Any]]:
+    """The first answers, for people to read: group, prompt, completion, reward and, from (B,), advantage."""
     return [
         {
             "group": i // answers.rollouts.group_size,

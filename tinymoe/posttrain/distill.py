@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
-from ..backend import current
-from ..tensor import Tensor
-from .functional import as_mask, check_between, check_positive, constant, keep
+from ..backend import current, reference
+from ..models.decoder import CausalLM
+from ..tensor import Tensor, is_grad_enabled, no_grad
+from .functional import as_mask, check_between, check_ids, check_positive, constant, keep
 
 
 def forward_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -68,3 +69,51 @@ def distill_loss(
     else:
         divergence = generalized_jsd(student, teacher, beta)
     return keep(divergence, mask=mask).sum() / (num_items_in_batch or max(int(mask.sum()), 1))
+
+
+def distill_texts(
+    student: CausalLM,
+    teacher: CausalLM,
+    ids: Any,
+    mask: Any,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+) -> float:
+    """The `distill_loss` of texts, ids (B, T), where mask (B, T) is 1; gradients go to the student, outside `no_grad`.
+
+    All logits of both models, tokens x vocabulary, would be by far the largest arrays of a step, and are never there.
+    The layers of both read the texts once; then the output layers take `LOSS_CHUNK` tokens at a time. Each chunk's loss
+    goes back as far as the hidden states, and what has been gathered there goes through the student's layers at the
+    end. The teacher leaves no tape and gets no gradient. Losses of the student's own layers are left out.
+
+    Raises ValueError for ids that are no tokens, and as `distill_loss` does.
+    """
+    ids = check_ids(ids, student.config.vocab_size)
+    scored = as_mask(mask, ids.shape)[:, 1:]  # whether the token that follows counts
+    with no_grad():
+        theirs = teacher.model(ids[:, :-1]).data[scored]  # (n, C of the teacher)
+    hidden = student.model(ids[:, :-1])
+    mine, count, total = hidden.data[scored], max(int(scored.sum()), 1), 0.0  # (n, C)
+    gathered = current().xp.zeros_like(mine)
+    for start in range(0, len(mine), reference.LOSS_CHUNK):
+        rows = slice(start, start + reference.LOSS_CHUNK)
+        part = Tensor(mine[rows], requires_grad=is_grad_enabled())
+        with no_grad():
+            wanted = _next_logits(teacher, Tensor(theirs[rows]))
+        loss = distill_loss(_next_logits(student, part), wanted, None, beta, temperature, count)
+        total += loss.item()
+        if is_grad_enabled():
+            loss.backward()
+            gathered[rows] = part.grad
+    if hidden.requires_grad:
+        grad = current().xp.zeros_like(hidden.data)
+        grad[scored] = gathered
+        hidden.backward(grad)
+    return total
+
+
+def _next_logits(model: CausalLM, hidden: Tensor) -> Tensor:
+    """A model's scores of the next tokens from its hidden states: (n, C) -> (1, n, V), a batch of one row."""
+    logits, softcap = ops.linear(hidden, *model._output()), model.config.final_logit_softcapping
+    logits = logits if softcap is None else (logits / softcap).tanh() * softcap
+    return logits.reshape(1, *logits.shape)

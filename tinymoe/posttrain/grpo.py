@@ -91,10 +91,9 @@ def grpo_loss(
 ) -> Tensor:
     """The loss of answers: logps (B, T), advantages (B,), and a mask (B, T) of the tokens that the policy wrote.
 
-    Each token gets -min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A), with ratio = p / p_old; old_logps None
-    takes the present p for p_old. epsilon_high above epsilon lets rare tokens grow further (DAPO: 0.28 over 0.2). At
-    the level "sequence" the ratio is that of the whole answer, to the power of 1 / its length (GSPO). With beta, beta
-    times `kl_estimate` is added. `aggregate` makes one number of the tokens; the last two arguments are for it.
+    Each token gets minus its `clipped_objective`, with ratio = p / p_old; old_logps None takes the present p for p_old.
+    At the level "sequence" the ratio is that of the whole answer, to the power of 1 / its length (GSPO). With beta,
+    beta times `kl_estimate` is added. `aggregate` makes one number of the tokens; the last two arguments are for it.
 
     Raises ValueError for shapes that differ, words that are not known, epsilon of 0 or less, and beta below 0, or
     above it without ref_logps.
@@ -103,8 +102,7 @@ def grpo_loss(
     mask = as_mask(mask, logps.shape)
     gain = per_row("advantages", advantages, logps)  # (B, 1)
     ratio = importance_ratio(logps, old_logps, mask, importance_sampling_level)
-    low, high = _clip_range(epsilon, epsilon_high)
-    losses = -minimum(ratio * gain, ops.clip(ratio, low=low, high=high) * gain)
+    losses = -clipped_objective(ratio, gain, epsilon, epsilon_high)
     if beta > 0:
         losses = losses + kl_estimate(keep(logps, mask=mask), constant("ref_logps", ref_logps, logps, mask)) * beta
     return aggregate(losses, mask, loss_type, max_completion_length, num_items_in_batch)
@@ -117,6 +115,16 @@ def importance_ratio(logps: Tensor, old_logps: Any, mask: Array, level: str = "t
     if level == "sequence":
         change = change.sum(axis=1, keepdims=True) / _lengths(mask, logps)[:, None]
     return change.exp()
+
+
+def clipped_objective(ratio: Tensor, gain: Array, epsilon: float = 0.2, epsilon_high: float | None = None) -> Tensor:
+    """min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A), for advantages A and ratios (B, T) or (B, 1).
+
+    Once a token has moved that far in the direction that its advantage asks for, it has no gradient. epsilon_high,
+    like epsilon unless given, lets rare tokens grow further where it is larger (DAPO: 0.28 over 0.2).
+    """
+    low, high = _clip_range(epsilon, epsilon_high)
+    return minimum(ratio * gain, ops.clip(ratio, low=low, high=high) * gain)
 
 
 def aggregate(

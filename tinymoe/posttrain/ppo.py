@@ -118,8 +118,9 @@ def ppo_value_loss(values: Tensor, old_values: Any, returns: Any, mask: Any, cli
 
 
 def ppo_figures(logps: Tensor, old_logps: Any, advantages: Any, mask: Any, cliprange: float = 0.2) -> dict[str, float]:
-    """What to watch while training: the mean ratio, the share of tokens whose gradient is clipped away, and half the
-    mean squared change of their log-probability, which is about the KL divergence from the old policy."""
+    """What to watch while training, named as in TRL: the share of tokens whose gradient is clipped away, half the mean
+    squared change of their log-probability, which is about the KL divergence from the old policy, and the mean ratio.
+    """
     mask = as_mask(mask, logps.shape)
     change = log_ratio(logps.detach(), old_logps, mask).data[mask]
     gain = constant("advantages", advantages, logps, mask)[mask]
@@ -127,9 +128,26 @@ def ppo_figures(logps: Tensor, old_logps: Any, advantages: Any, mask: Any, clipr
     clipped = ((ratio > 1 + cliprange) & (gain > 0)) | ((ratio < 1 - cliprange) & (gain < 0))
     count = max(len(ratio), 1)
     return {
-        "policy/ratio": float(ratio.sum() / count),
-        "policy/clipfrac": float(clipped.sum() / count),
-        "policy/approxkl": float(0.5 * (change**2).sum() / count),
+        "policy/clipfrac_avg": float(clipped.sum() / count),
+        "policy/approxkl_avg": float(0.5 * (change**2).sum() / count),
+        "val/ratio": float(ratio.sum() / count),
+    }
+
+
+def ppo_value_figures(
+    values: Tensor, old_values: Any, returns: Any, mask: Any, cliprange_value: float = 0.2
+) -> dict[str, float]:
+    """What to watch of the critic, named as in TRL: the share of tokens whose gradient is clipped away, and the share
+    of the returns' variance that it explains: 1 is perfect, 0 is no better than their mean, and below 0 is worse.
+    """
+    xp, mask = current().xp, as_mask(mask, values.shape)
+    new, old, goal = (constant("values", x, values, mask)[mask] for x in (values.detach(), old_values, returns))
+    limited = xp.clip(new, old - cliprange_value, old + cliprange_value)
+    clipped, count = (limited - goal) ** 2 > (new - goal) ** 2, max(len(new), 1)
+    error, variance = (float(((goal - guess) ** 2).sum() / count) for guess in (new, goal.sum() / count))
+    return {
+        "val/clipfrac_avg": float(clipped.sum() / count),
+        "val/var_explained": 1 - error / variance if variance else 0.0,
     }
 
 

@@ -20,8 +20,11 @@ from ..models.families import family
 from ..models.pretrained import _read_json, load_weights, save_weights
 from ..nn.config import Config
 from ..nn.module import Linear, Module, shapes_only
-from ..tensor import Tensor
+from ..tensor import Tensor, no_grad
+from ..text.tokenizer import Tokenizer
+from .answers import RewardFunction
 from .functional import check_ids, check_shape, constant, log_sigmoid
+from .preferences import answer_rows, end_token
 
 
 class ScalarModel(Module):
@@ -84,6 +87,30 @@ class ScalarModel(Module):
             model = cls(kind.config_from_hf(published))
         load_weights(model, model.config, folder)
         return model
+
+
+def reward_function(
+    model: ScalarModel, tokenizer: Tokenizer, batch_size: int = 64, name: str = "reward_model"
+) -> RewardFunction:
+    """A reward model as a reward function of that name, for trainers that sample answers.
+
+    The reward of an answer is the model's number at the token that closes it, as in `RewardTrainer`: one that was cut
+    off is judged as if it had ended there.
+    """
+    end = end_token(model.config)
+
+    def judge(prompts: list[str], completions: list[str], problems: list[Any]) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            rows = answer_rows(tokenizer, prompts[part], completions[part], end)
+            with no_grad():
+                numbers = model.rewards(rows.ids, attention_mask=rows.attention_mask)
+            found += numbers.numpy().tolist()
+        return found
+
+    judge.__name__ = name
+    return judge
 
 
 def reward_loss(

@@ -18,6 +18,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from ..text.facts import ITEMS
 from ..text.grammar import pick
 from ..text.replies import Message, reply
 from . import expressions
@@ -168,9 +169,9 @@ def tool_use(rng: random.Random, level: int) -> Problem:
     if level == 1 and rng.random() < 0.5:
         text = f"{_between(rng, 11, 999)}{pick('+-*', rng)}{_between(rng, 11, 999)}"
         return _tool_problem(level, expressions.canonical(expressions.parse(text)), f"{text}=?", {}, [], text)
-    table = {item: str(_between(rng, 2, 99)) for item in _ITEMS}
-    first = pick(_ITEMS, rng)
-    second = pick([item for item in _ITEMS if item != first], rng)
+    table = {item: str(_between(rng, 2, 99)) for item in ITEMS}
+    first = pick(ITEMS, rng)
+    second = pick([item for item in ITEMS if item != first], rng)
     if level == 1:
         return _tool_problem(level, f"price of {first}", f"Price of a {first}?", table, [first], "")
     m, n = _between(rng, 2, 99), _between(rng, 2, 99)
@@ -265,10 +266,7 @@ def _tool_problem(
 
 _NAMES = tuple("Mia Omar Lena Ravi Sofia Kenji Amara Tom Yuki Diego Nora Ben".split())
 _THINGS = tuple("apples marbles shells stamps cookies coins cards buttons".split())
-_ITEMS = tuple(
-    "pen cup hat bag map toy ring book ball lamp drum kite bell cake comb fork plate spoon chair clock "
-    "scarf glove candle basket ladder pillow bottle hammer mirror puzzle".split()
-)
+
 
 _Story = tuple[str, str, Callable[[int, int, int], Any]]  # the text, the calculation, what has to hold
 _STORIES: dict[int, list[_Story]] = {

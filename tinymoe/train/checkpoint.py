@@ -1,9 +1,9 @@
 """Checkpoints that survive being killed at any moment, and resume exactly.
 
 A run's folder holds `checkpoints/step-000200/`: the model as Hugging Face lays it out (config.json,
-model.safetensors, tokenizer.json), and under `trainer/` what else it takes to go on: `optimizer.safetensors` and
-`state.json`. A checkpoint is written under another name, flushed to the disk, and renamed; so a folder called
-`step-…` is always complete.
+model.safetensors, tokenizer.json), and under `trainer/` what else it takes to go on: `optimizer.safetensors`,
+`state.json` and, where something is trained along with the model, `companion.safetensors`. A checkpoint is written
+under another name, flushed to the disk, and renamed; so a folder called `step-…` is always complete.
 """
 
 from __future__ import annotations
@@ -21,23 +21,33 @@ from ..files import write_atomically
 from ..models import from_pretrained
 from ..models.decoder import CausalLM
 from ..models.pretrained import is_whole, read_safetensors
+from ..nn.module import Module, Parameter
 from .optim import AdamW
 
 _UNFINISHED = ".writing-"
 _DISCARDED = ".discarded-"
+# What `trainer/` holds of a model that is not whole, and of what is trained along with a model.
+_PARAMETERS, _COMPANION = Path("trainer", "parameters.safetensors"), Path("trainer", "companion.safetensors")
 
 
-def save(run: Path, model: CausalLM, optimizer: AdamW, record: dict[str, Any], keep: int = 2) -> Path:
+def save(
+    run: Path,
+    model: CausalLM,
+    optimizer: AdamW,
+    record: dict[str, Any],
+    keep: int = 2,
+    companion: Module | None = None,
+) -> Path:
     """Write `run/checkpoints/step-NNNNNN` (NNNNNN is record["step"]), then drop all but the last `keep`.
 
-    `record` is what else has to be known to resume, as JSON. OSError, with the older checkpoints as they were,
-    where the disk is full or the folder cannot be written.
+    `record` is what else has to be known to resume, as JSON; a companion is what is trained along with the model.
+    OSError, with the older checkpoints as they were, where the disk is full or the folder cannot be written.
     """
     final = run / "checkpoints" / f"step-{record['step']:06d}"
     unfinished = final.with_name(_UNFINISHED + final.name)
     try:
         (unfinished / "trainer").mkdir(parents=True, exist_ok=True)
-        _save_model(model, unfinished)
+        _save_model(model, unfinished, companion)
         groups = _save_optimizer(optimizer, unfinished / "trainer" / "optimizer.safetensors")
         state = json.dumps({**record, "optimizer": groups}, indent=1)
         write_atomically(unfinished / "trainer" / "state.json", state.encode())
@@ -77,13 +87,13 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: it is damaged ({error})") from error
 
 
-def load(checkpoint: Path, model: CausalLM, optimizer: AdamW) -> None:
-    """Put a checkpoint's weights into `model` and its moments into `optimizer`; both must have its shapes."""
+def load(checkpoint: Path, model: CausalLM, optimizer: AdamW, companion: Module | None = None) -> None:
+    """Put a checkpoint's weights into `model` and its moments into `optimizer`; all must have its shapes."""
     optimizer_state = _read_optimizer(checkpoint)
-    saved = _read_model(checkpoint, model)
+    saved = _read_model(checkpoint, model, companion)  # pairs of a parameter and its values
     optimizer.load_state_dict(optimizer_state)
-    for name, p in model.named_parameters():
-        p.data[...] = current().asarray(saved[name])
+    for p, values in saved:
+        p.data[...] = current().asarray(values)
 
 
 def clean(run: Path) -> None:
@@ -107,25 +117,36 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _save_model(model: CausalLM, folder: Path) -> None:
+def _save_model(model: CausalLM, folder: Path, companion: Module | None) -> None:
     """The model as published; of one that is not whole, only what is trained: the rest is in its base."""
-    from safetensors.numpy import save as serialize
-
     if is_whole(model):
         model.save_pretrained(folder)
-        return
-    arrays = {name: np.ascontiguousarray(p.numpy()) for name, p in model.named_parameters()}
-    write_atomically(folder / "trainer" / "parameters.safetensors", serialize(arrays))
+    else:
+        _save_parameters(model, folder / _PARAMETERS)
+    if companion is not None:
+        _save_parameters(companion, folder / _COMPANION)
 
 
-def _read_model(checkpoint: Path, model: CausalLM) -> dict[str, np.ndarray]:
-    file = checkpoint / "trainer" / "parameters.safetensors"
-    if not file.exists():
-        return {name: p.numpy() for name, p in from_pretrained(checkpoint).named_parameters()}
-    saved = dict(read_safetensors(file))
-    if wrong := sorted(saved.keys() ^ {name for name, _ in model.named_parameters()}):
+def _read_model(checkpoint: Path, model: CausalLM, companion: Module | None) -> list[tuple[Parameter, np.ndarray]]:
+    others = [] if companion is None else _read_parameters(companion, checkpoint / _COMPANION)
+    if (checkpoint / _PARAMETERS).exists():
+        return _read_parameters(model, checkpoint / _PARAMETERS) + others
+    published = dict(from_pretrained(checkpoint).named_parameters())
+    return [(p, published[name].numpy()) for name, p in model.named_parameters()] + others
+
+
+def _save_parameters(module: Module, file: Path) -> None:
+    from safetensors.numpy import save as serialize
+
+    arrays = {name: np.ascontiguousarray(p.numpy()) for name, p in module.named_parameters()}
+    write_atomically(file, serialize(arrays))
+
+
+def _read_parameters(module: Module, file: Path) -> list[tuple[Parameter, np.ndarray]]:
+    saved, here = dict(read_safetensors(file)), dict(module.named_parameters())
+    if wrong := sorted(saved.keys() ^ here.keys()):
         raise ValueError(f"{file}: its parameters are not those of the model; {wrong[0]} is only in one of them")
-    return saved
+    return [(p, saved[name]) for name, p in here.items()]
 
 
 def _save_optimizer(optimizer: AdamW, file: Path) -> dict[str, Any]:

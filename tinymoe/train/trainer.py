@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from ..files import write_atomically
 from ..models.decoder import CausalLM
 from ..models.pretrained import is_whole
+from ..nn.module import Module
 from ..tensor import no_grad
 from . import checkpoint, optim, schedule
 from .data import TokenData
@@ -77,6 +78,8 @@ class Trainer:
     that a resumed run continues exactly as if it had never been interrupted.
     """
 
+    companion: Module | None = None  # what a subclass trains along with the model; checkpoints hold it too
+
     def __init__(self, model: CausalLM, data: TokenData, config: TrainConfig, out: str | Path | None = None):
         _check_fits(model, data, config)
         self.model, self.data, self.config = model, data, config
@@ -108,13 +111,8 @@ class Trainer:
             part_loss = part_loss * (part.num_targets / batch.num_targets)
             part_loss.backward()
             loss += part_loss.item()
-        norm = optim.grad_norm(self.model.parameters())
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(_describe_overflow(self.model, self.steps_done + 1, "loss", loss))
         lr = config.learning_rate(self.steps_done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step(grad_scale=optim.clip_factor(norm, config.grad_clip) if config.grad_clip else 1.0)
+        norm = self.descend(loss, lr, config.grad_clip)
         self.steps_done += 1
         reports = [report for module in self.model.modules() if (report := module.after_step())]
         seconds = time.perf_counter() - began
@@ -126,6 +124,21 @@ class Trainer:
             "tokens_per_s": round(batch.ids.size / seconds, 1),
             **{name: [report[name] for report in reports] for name in (reports[0] if reports else ())},
         }
+
+    def descend(self, loss: float, lr: float | Sequence[float], max_norm: float) -> float:
+        """One update by the gradients there are, scaled to a joint norm of at most max_norm; returns their norm before.
+
+        A max_norm of 0 scales nothing. lr is one rate, or one for each group of the optimizer. FloatingPointError,
+        before anything is updated, where the loss or a gradient is not finite.
+        """
+        groups = self.optimizer.param_groups
+        norm = optim.grad_norm(p for group in groups for p in group["params"])
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(_describe_overflow(self.model, self.steps_done + 1, "loss", loss, self.companion))
+        for group, rate in zip(groups, np.broadcast_to(lr, len(groups)).tolist(), strict=True):
+            group["lr"] = rate
+        self.optimizer.step(grad_scale=optim.clip_factor(norm, max_norm) if max_norm else 1.0)
+        return norm
 
     @np.errstate(all="ignore")
     def evaluate(self, batches: int | None = None) -> float:
@@ -179,11 +192,11 @@ class Trainer:
         _claim(self, self.out)
         if _latest_step(self.out) == self.steps_done:
             return
-        if bad := _first_not_finite(self.model, "value"):
+        if bad := _first_not_finite(self.model, "value", self.companion):
             raise FloatingPointError(f"step {self.steps_done}: {bad} is not finite; no checkpoint is written of it")
         if (self.out / "metrics.jsonl").exists():
             checkpoint.sync(self.out / "metrics.jsonl")  # it must not end before the checkpoint does
-        checkpoint.save(self.out, self.model, self.optimizer, _record(self), self.config.keep)
+        checkpoint.save(self.out, self.model, self.optimizer, _record(self), self.config.keep, self.companion)
 
     def resume(self) -> int:
         """Go on from the newest checkpoint in `out`, if there is one; returns the number of steps done.
@@ -197,7 +210,7 @@ class Trainer:
         if newest is not None:
             saved = checkpoint.read_record(newest)
             _check_same_run(saved, _record(self), newest)
-            checkpoint.load(newest, self.model, self.optimizer)
+            checkpoint.load(newest, self.model, self.optimizer, self.companion)
             self.steps_done = saved["step"]
         self.history = _truncate_metrics(self.out / "metrics.jsonl", self.steps_done)
         self._owns_out = True
@@ -276,13 +289,15 @@ def _check_fits(model: CausalLM, data: TokenData, config: TrainConfig) -> None:
         )
 
 
-def _describe_overflow(model: CausalLM, step: int, what: str, loss: float) -> str:
-    bad = _first_not_finite(model, "value") or _first_not_finite(model, "gradient") or "none of the parameters"
+def _describe_overflow(model: Module, step: int, what: str, loss: float, companion: Module | None = None) -> str:
+    found = (_first_not_finite(model, kind, companion) for kind in ("value", "gradient"))
+    bad = next(filter(None, found), "none of the parameters")
     return f"step {step}: the {what} is {loss}; first not finite: {bad}; a lower learning rate may help"
 
 
-def _first_not_finite(model: CausalLM, what: str) -> str | None:
-    for name, p in model.named_parameters():
+def _first_not_finite(model: Module, what: str, companion: Module | None = None) -> str | None:
+    others = () if companion is None else companion.named_parameters("companion.")
+    for name, p in (*model.named_parameters(), *others):
         array = p.data if what == "value" else p.grad
         if array is not None and not bool(np.isfinite(array).all()):
             return f"the {what} of {name}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-# Not taught by chapters: the course itself, its pictures, and the command line.
-OUTSIDE = ("course/", "viz/", "cli.py", "__main__.py")
+# Not taught by chapters: the course itself, its pictures, the command line, and what it measures.
+OUTSIDE = ("course/", "viz/", "cli/", "bench.py", "__main__.py")
 
 
 @dataclass(frozen=True)
