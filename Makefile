@@ -45,7 +45,7 @@ chapters:  ## the chapters match the package, build on each other, and still giv
 	$(PY) tools/chapters.py check order coverage rebuild --fast
 	@# One thread each for two notebooks at a time: two threads each would fight for two cores, at several times the cost.
 	TINYMOE_MY="$$(mktemp -d)" OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PY) -m pytest --nbval --nbval-current-env \
-		--nbval-cell-timeout=120 --nbval-sanitize-with=chapters/nbval_sanitize.cfg \
+		--nbval-cell-timeout=300 --nbval-sanitize-with=chapters/nbval_sanitize.cfg \
 		-n 2 --dist loadfile --durations=10 $(or $(CHAPTERS),chapters)
 
 book:  ## the chapters as a static site, in _build/html

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,9 +32,14 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a clone that is not instal
 
 WARM_UP = 2  # steps
 LETTERS = "0123456789+-*=? "
-SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 336, "max_position_embeddings": 256}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True}
-SIZES = ((16, 64), (64, 32), (64, 64))  # answers a step, tokens of each
+COMMON = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 256,
+}
+# Width and layers of the model, answers of a step, tokens of each.
+SIZES = ((64, 2, 16, 64), (64, 2, 64, 32), (128, 4, 16, 64), (128, 4, 64, 32), (128, 4, 64, 64))
 GROUP, PROMPT = 8, 12  # answers to a prompt, its tokens
 
 
@@ -45,7 +49,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--one", type=int, nargs=2, metavar=("ANSWERS", "TOKENS"), help="one round, printed as JSON")
+    parser.add_argument(
+        "--one", type=int, nargs=4, metavar=("WIDTH", "LAYERS", "ANSWERS", "TOKENS"), help="one round, printed as JSON"
+    )
     options = parser.parse_args()
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(options.threads)
@@ -53,16 +59,17 @@ def main() -> None:
         print(json.dumps(one_round(*options.one, options.steps, options.threads)))
         return
     rows = []
-    print(f"{'answers':>8}{'tokens':>8}{'tinymoe':>12}{'TRL':>12}{'ratio':>8}   of the rounds")
-    for answers, tokens in SIZES:
-        command = [sys.executable, __file__, "--one", str(answers), str(tokens), "--steps", str(options.steps)]
+    print(f"{'width':>6}{'layers':>8}{'answers':>9}{'tokens':>8}{'tinymoe':>12}{'TRL':>12}{'ratio':>8}   of the rounds")
+    for size in SIZES:
+        command = [sys.executable, __file__, "--one", *map(str, size), "--steps", str(options.steps)]
         command += ["--threads", str(options.threads)]
         rounds = [json.loads(subprocess.check_output(command).splitlines()[-1]) for _ in range(options.rounds)]
-        row = {"answers": answers, "tokens": tokens, **summary(rounds)}
+        row = {**dict(zip(("width", "layers", "answers", "tokens"), size, strict=True)), **summary(rounds)}
         rows.append(row)
         ratios = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
         times = f"{row['tinymoe_s'] * 1000:>9.0f} ms{row['trl_s'] * 1000:>9.0f} ms"
-        print(f"{answers:>8}{tokens:>8}{times}{row['ratio']:>8.2f}   {ratios}", flush=True)
+        sizes = "{:>6}{:>8}{:>9}{:>8}".format(*size)
+        print(f"{sizes}{times}{row['ratio']:>8.2f}   {ratios}", flush=True)
     if options.json:
         report = {**about(options.threads), "rows": rows}
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +81,10 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     ratios = [round(one["trl_s"] / one["tinymoe_s"], 3) for one in rounds]
     times = {name: round(statistics.median(one[name] for one in rounds), 4) for name in ("tinymoe_s", "trl_s")}
     first = {name: rounds[0][name] for name in ("tinymoe_first", "trl_first")}
-    return {**times, "ratio": statistics.median(ratios), "ratios": ratios, **first}
+    return {**times, "ratio": round(statistics.median(ratios), 2), "ratios": ratios, **first}
 
 
-def one_round(answers: int, tokens: int, steps: int, threads: int) -> dict[str, Any]:
+def one_round(width: int, layers: int, answers: int, tokens: int, steps: int, threads: int) -> dict[str, Any]:
     """Median seconds of a step of each, and what each reports of its first one."""
     warnings.filterwarnings("ignore")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -87,7 +94,7 @@ def one_round(answers: int, tokens: int, steps: int, threads: int) -> dict[str, 
     torch.manual_seed(0)
     prompts = [f"{i + 2}*{i + 3}+{i + 10}=?"[:PROMPT].rjust(PROMPT) for i in range(answers // GROUP)]
     with tempfile.TemporaryDirectory() as folder:
-        ours = our_trainer(prompts, answers, tokens, steps + WARM_UP)
+        ours = our_trainer(width, layers, prompts, answers, tokens, steps + WARM_UP)
         ours.model.save_pretrained(folder)
         theirs = their_trainer(folder, prompts, answers, tokens, steps + WARM_UP)
         turns = taking_turns(ours)
@@ -107,14 +114,15 @@ def digits(prompts: Any, completions: list[str], *_: Any, **__: Any) -> list[flo
     return [float(sum(letter.isdigit() for letter in text)) for text in completions]
 
 
-def our_trainer(prompts: list[str], answers: int, tokens: int, steps: int) -> Any:
+def our_trainer(width: int, layers: int, prompts: list[str], answers: int, tokens: int, steps: int) -> Any:
     """tinymoe's, on a model with random weights."""
     import tinymoe as tm
     from tinymoe.posttrain import GRPOConfig, GRPOTrainer
     from tinymoe.text.tokenizer import CharTokenizer
 
     tokenizer = CharTokenizer.train([LETTERS], special_tokens=["<pad>"])
-    model = tm.zoo.build("llama-nano", vocab_size=len(tokenizer), seed=0, initializer_range=0.05, **SHAPE, **HEADS)
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": width * 21 // 8, **COMMON}
+    model = tm.zoo.build("llama-nano", vocab_size=len(tokenizer), seed=0, initializer_range=0.05, **shape)
     model.tokenizer = tokenizer
     sizes = {"num_generations": GROUP, "generation_batch_size": answers, "max_completion_length": tokens}
     config = GRPOConfig(steps=steps, stop=(), learning_rate=1e-4, loss_type="dapo", temperature=1.0, **sizes)
@@ -167,20 +175,11 @@ def about(threads: int) -> dict[str, Any]:
     """What was measured, and on what."""
     from importlib.metadata import version
 
-    import tinymoe as tm
+    from tinymoe.bench import machine
 
-    versions = {name: version(name) for name in ("numpy", "torch", "transformers", "trl")}
-    sizes = {**SHAPE, **HEADS, "num_generations": GROUP, "prompt_tokens": PROMPT, "vocab_size": len(LETTERS) + 1}
-    return {**sizes, "backend": tm.backend(), "threads": threads, **versions, "processor": processor()}
-
-
-def processor() -> str:
-    """The name of the processor, as far as it is told."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
+    sizes = {**COMMON, "num_generations": GROUP, "prompt_tokens": PROMPT, "vocab_size": len(LETTERS) + 1}
+    return {**machine(), **versions, **sizes, "threads": threads}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def add(file: Path | None, results: dict[str, Any], seed: int, **settings: Any) 
     """Put the results of one seed into a JSON file beside those of the others, so that seeds may run side by side."""
     if file is not None:
         runs = json.loads(file.read_text("utf-8"))["runs"] if file.exists() else {}
-        runs = dict(sorted({**runs, str(seed): results}.items()))
+        runs = dict(sorted({**runs, str(seed): {**runs.get(str(seed), {}), **results}}.items()))
         file.write_text(json.dumps({**settings, "runs": runs}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -40,7 +40,6 @@ from tinymoe.posttrain import (  # noqa: E402
     rollouts,
     token_logps,
 )
-from tinymoe.posttrain.answers import RewardFunction  # noqa: E402
 from tinymoe.posttrain.notes import PRINCIPLES, gold, occasions, points  # noqa: E402
 from tinymoe.posttrain.preferences import agreement, bradley_terry, constitution, label, likelihood  # noqa: E402
 from tinymoe.posttrain.reward import reward_function  # noqa: E402
@@ -50,17 +49,16 @@ from tinymoe.train.trainer import Trainer  # noqa: E402
 CHECKPOINTS = ROOT / "data" / "checkpoints"
 PAIRS, LONGEST, SHOWN = 2000, 48, 4
 PPO = {"steps": 50, "generation_batch_size": 64, "max_completion_length": LONGEST, "num_ppo_epochs": 2, "vf_coef": 0.5}
-# Labels and settings of DPO; number of reward models, made of people's labels, and settings of PPO.
+# Labels and settings of DPO; settings of PPO, whose reward model learns from people's labels.
 DPO_RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "DPO, beta 0.1": ("people", {"beta": 0.1}),
     "IPO, beta 1": ("people", {"beta": 1.0, "loss_type": "ipo"}),
     "DPO, constitution": ("constitution", {"beta": 0.1}),
     "DPO, model judge": ("model", {"beta": 0.1}),
 }
-PPO_RUNS: dict[str, tuple[int, dict[str, Any]]] = {
-    "PPO, KL price 0.05": (1, {"kl_coef": 0.05, "learning_rate": 3e-4}),
-    "PPO, no KL price": (1, {"kl_coef": 0.0, "learning_rate": 5e-4}),
-    "PPO, no KL price, 3 models": (3, {"kl_coef": 0.0, "learning_rate": 5e-4}),
+PPO_RUNS = {
+    "PPO, KL price 0.05": {"kl_coef": 0.05, "learning_rate": 3e-4},
+    "PPO, no KL price": {"kl_coef": 0.0, "learning_rate": 5e-4},
 }
 
 
@@ -91,7 +89,8 @@ def main() -> None:
 
 def one_seed(seed: int) -> dict[str, Any]:
     """Everything with one seed."""
-    start = tm.from_pretrained(CHECKPOINTS / "notes-sft")
+    start = fresh()
+    assert start.tokenizer is not None
     judges = {
         "people": bradley_terry(gold),
         "constitution": constitution(list(PRINCIPLES.values())),
@@ -109,17 +108,15 @@ def one_seed(seed: int) -> dict[str, Any]:
             opinion = (rng.random(len(opinion)) < opinion).astype(float)
         found["agreement"][who] = agreement(opinion, (truth[clear] > 0).astype(float))
     pairs = {who: label(judge, *pool, rng if who == "people" else None) for who, judge in judges.items()}
-    most = max(count for count, _ in PPO_RUNS.values())
-    models = [reward_model(start, pairs["people"], seed + 10 * number) for number in range(most)]
-    measure = Measure(start, models[0], seed)
+    judging = reward_model(start, pairs["people"], seed)
+    measure = Measure(start, judging, seed)
     found["agreement"]["reward model"] = measure.accuracy
     for name, (who, settings) in DPO_RUNS.items():
         config = DPOConfig(steps=100, learning_rate=3e-4, batch_size=32, seed=seed, **settings)
         found["curves"][name] = curve(DPOTrainer(fresh(), pairs[who], config), measure, every=25, name=name)
-    for name, (count, settings) in PPO_RUNS.items():
+    for name, settings in PPO_RUNS.items():
         config = PPOConfig(**PPO, **settings, seed=seed)
-        functions = [worst_of(models[:count], start)]
-        trainer = PPOTrainer(fresh(), occasions(), functions, config)
+        trainer = PPOTrainer(fresh(), occasions(), [reward_function(judging, start.tokenizer)], config)
         found["curves"][name] = curve(trainer, measure, every=10 if settings["kl_coef"] else 5, name=name)
     return found
 
@@ -139,24 +136,12 @@ def written(model: CausalLM, prompts: Sequence[str], each: int, seed: int) -> tu
 
 
 def reward_model(start: CausalLM, pairs: list[Pair], seed: int) -> ScalarModel:
-    """A reward model of a seed of its own: another head, another order of the pairs."""
+    """A reward model that has learned from the pairs."""
     assert start.tokenizer is not None
     model = ScalarModel.from_causal_lm(start, seed)
     config = RewardConfig(steps=100, batch_size=32, learning_rate=5e-4, seed=seed)
     RewardTrainer(model, pairs, config, tokenizer=start.tokenizer).run(progress=False)
     return model
-
-
-def worst_of(models: list[ScalarModel], start: CausalLM) -> RewardFunction:
-    """The smallest reward that any of the models gives (Coste et al. 2023)."""
-    assert start.tokenizer is not None
-    judges = [reward_function(model, start.tokenizer) for model in models]
-
-    def worst(prompts: list[str], completions: list[str], problems: list[Any]) -> Sequence[float]:
-        given = [judge(prompts, completions, problems) for judge in judges]
-        return np.array(given, dtype=float).min(axis=0).tolist()
-
-    return worst
 
 
 class Measure:

@@ -1,6 +1,6 @@
 """Chapter 18's accuracy against tokens, over several seeds: modes, votes, the best of n, budgets.
 
-    python benchmarks/reasoning.py [--seeds 3] [--problems 200] [--samples 32] [--json FILE]
+    python benchmarks/reasoning.py [--seeds 0 1 2] [--problems 150] [--samples 32] [--json FILE]
 
 Each seed fine-tunes the checkpoint `arithmetic-sft` to think or not to think, as `tools/checkpoints.py hybrid` does,
 and answers held-out problems: the likeliest answers in both modes, samples at temperature 1 for the rules that choose
@@ -42,7 +42,8 @@ CELLS = (
     "def verifier",
     "generate/reasoning.py::by_budget",
     "RULES = {",
-    "import Sampler",
+    "import _think",
+    "generate/reasoning.py::Sampler",
     "generate/reasoning.py::Forced",
     "generate/reasoning.py::budget_forcing",
     "OPENED, CLOSE =",
@@ -55,7 +56,7 @@ BUDGETS, WAITS = (0, 6, 12, 18, 24, 30, 36), (0, 1, 2, 3)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--problems", type=int, default=150)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--models", type=Path, help="a folder to keep the models in, and to find them again")
     parser.add_argument("--json", type=Path, help="write the results to this file")

@@ -52,6 +52,9 @@ def place(tmp_path_factory):
             model = zoo.build("llama-pico", tokenizer.vocab_size, seed, **sizes, eos_token_id=0)
             model.tokenizer = tokenizer
             model.save_pretrained(folder / name)
+        model = zoo.build("gpt2-nano", tokenizer.vocab_size, eos_token_id=0)
+        model.tokenizer = tokenizer
+        model.save_pretrained(folder / "gpt2")
         lines(folder / "talks.jsonl", [{"instruction": f"Say {n}.", "output": str(n)} for n in range(30)])
         lines(folder / "pairs.jsonl", [{"prompt": f"{n}?", "chosen": f"{n}.", "rejected": "No."} for n in range(30)])
         lines(folder / "problems.jsonl", [{"prompt": f"{n}+1=?", "answer": n + 1, "steps": ["a"]} for n in range(30)])
@@ -72,7 +75,7 @@ def sft(place, out, model="start", template="chatml"):
     ]
 
 
-def command(name, place, out, *flags, model="start"):
+def command(name, place, out, *flags, model="start", teacher="teacher"):
     """A small run of each command."""
     file = {"sft": "talks", "dpo": "pairs", "reward": "pairs"}.get(name, "problems")
     own = {
@@ -81,7 +84,7 @@ def command(name, place, out, *flags, model="start"):
         "reward": ["--batch-size", 4],
         "ppo": SAMPLING,
         "grpo": [*SAMPLING, "--num-generations", 4],
-        "distill": ["--teacher", place / "teacher", "--batch-size", 4, "--max-new-tokens", 6],
+        "distill": ["--teacher", place / teacher, "--batch-size", 4, "--max-new-tokens", 6],
     }
     start = [name, "--model", place / model, "--data", place / f"{file}.jsonl", "--out", out]
     return [*start, *own[name], *TINY, *flags]
@@ -234,6 +237,9 @@ def test_adapters_leave_the_model_alone_and_are_merged_where_it_is_used(place, t
     capsys.readouterr()
 
     record = request(out)
+    (out / "run.json").write_text("{")
+    assert run("generate", "--model", out, "--prompt", "a") == 2
+    assert "run.json: it is damaged" in refused(capsys)
     (out / "run.json").write_text(json.dumps({**record, "model": str(tmp_path / "gone")}))
     assert run("generate", "--model", out, "--prompt", "a") == 2
     assert "its base model" in refused(capsys)
@@ -285,6 +291,8 @@ REFUSED = {
     "no answers": (["grpo", "--data", "prompts"], {}, "--reward: got 'correct', but some problems have neither"),
     "a template that is not there": (["sft", "--template", "chatxl"], {}, "there is no chat template 'chatxl'"),
     "alpha alone": (["grpo", "--lora-alpha", 3], {}, "--lora-alpha: it needs --lora R"),
+    "no rank": (["grpo", "--lora", 0], {}, "r: got 0, expected a whole number"),
+    "fused layers": (["grpo", "--lora", 2], {"model": "gpt2"}, "--lora-targets: gpt2 publishes"),
     "four bits alone": (["grpo", "--nf4"], {}, "--nf4: it needs --lora R"),
     "a layer that is not there": (["grpo", "--lora", 2, "--lora-targets", "w"], {}, "target_modules: no linear layer"),
     "a bad setting": (["grpo", "--num-generations", 3], {}, "generation_batch_size: got 8, expected a multiple"),
@@ -293,6 +301,8 @@ REFUSED = {
     "another vocabulary": (["distill"], {"model": "chat"}, "teacher: got a vocabulary of"),
     "no teacher": (["distill", "--teacher", "nowhere"], {}, "--teacher: nowhere is no folder"),
     "pairs of another kind": (["dpo", "--data", "talks"], {}, "line 1 has prompt None, expected a text"),
+    "no pairs": (["dpo", "--data", "empty"], {}, "holds no pairs"),
+    "a weight that is none": (["grpo", "--reward", "correct:x"], {}, "--reward: got 'correct:x', expected correct"),
     "few conversations": (["sft", "--problems", 9], {}, "holds 9 conversations, expected at least 10"),
 }
 
@@ -301,7 +311,8 @@ REFUSED = {
 def test_a_mistake_is_one_line_and_writes_nothing(case, place, tmp_path, monkeypatch, capsys):
     (name, *flags), options, message = REFUSED[case]
     lines(tmp_path / "prompts.jsonl", [{"prompt": "Hello"}] * 20)
-    files = {"prompts": tmp_path / "prompts.jsonl", "talks": place / "talks.jsonl"}
+    (tmp_path / "empty.jsonl").write_text("")
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("prompts", "empty")} | {"talks": place / "talks.jsonl"}
     monkeypatch.chdir(tmp_path)
     flags = [files.get(flag, flag) for flag in flags]
     assert run(*command(name, place, tmp_path / "run", *flags, **options)) == 2
@@ -309,11 +320,50 @@ def test_a_mistake_is_one_line_and_writes_nothing(case, place, tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_with_several_ends_closes_answers_with_the_first(place, tmp_path):
+    model = from_pretrained(place / "chat")
+    model.config = dataclasses.replace(model.config, eos_token_id=[96, 97])
+    model.save_pretrained(tmp_path / "ends")
+    assert run(*command("reward", place, tmp_path / "judge", model=tmp_path / "ends")) == 0
+    for name in ("dpo", "distill"):
+        assert run(*command(name, place, tmp_path / name, model=tmp_path / "ends", teacher=tmp_path / "ends")) == 0
+    assert run(*command("ppo", place, tmp_path / "ppo", "--reward", tmp_path / "judge", model=tmp_path / "ends")) == 0
+
+
 def test_conversations_need_a_template(place, tmp_path, capsys):
     arguments = ["--data", place / "talks.jsonl", "--out", tmp_path / "run", *TINY]
     assert run("sft", "--model", place / "start", *arguments) == 2
     assert refused(capsys).startswith("--template: got none, expected one to write conversations in: chatml, llama2")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("holds", ["start", "an adapter"])
+def test_a_model_is_never_written_over(holds, place, tmp_path, capsys):
+    out = tmp_path / "kept"
+    shutil.copytree(place / "start", out)
+    if holds == "an adapter":
+        (out / "config.json").rename(out / "adapter_config.json")
+    before = snapshot(out)
+    for flags, message in (([], "already holds a run"), (["--resume"], "holds a model and no run to resume")):
+        assert run(*command("dpo", place, out, *flags)) == 2
+        assert message in refused(capsys)
+    assert snapshot(out) == before
+
+
+def test_a_model_whose_texts_never_end_needs_a_template(place, tmp_path, capsys):
+    model = from_pretrained(place / "start")
+    model.tokenizer = CharTokenizer.train([string.printable[:95] + "\n"], special_tokens=["<s>"])
+    model.config = dataclasses.replace(model.config, eos_token_id=None)
+    model.save_pretrained(tmp_path / "endless")
+    assert run(*command("grpo", place, tmp_path / "run", model=tmp_path / "endless")) == 2
+    assert "--model: it has no token that ends a text; choose a --template" in refused(capsys)
+    assert run(*command("sft", place, tmp_path / "run", model=tmp_path / "endless")) == 0
+
+
+def test_a_number_of_problems_is_one(place, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(*command("grpo", place, tmp_path / "run", "--problems", 0))
+    assert refused(capsys) == "argument --problems: got '0', expected a whole number ≥ 1"
 
 
 def test_a_longer_conversation_can_be_cut(place, tmp_path):

@@ -29,7 +29,7 @@ def rollout(
     repeats: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Tokens a second of `posttrain.rollouts`, by the number of answers sampled together; the quickest of `repeats` runs.
+    """Tokens a second of `posttrain.rollouts`, by the number of answers sampled together: the best of `repeats` runs.
 
     Prompts are random tokens, answered group_size times each, and no token ends an answer, so that all have
     new_tokens. `one_by_one` is what `model.generate` does with one answer at a time. Without a model it is the

@@ -174,7 +174,7 @@ def arithmetic_sft() -> CausalLM:
 
 @recipe
 def countdown_sft() -> CausalLM:
-    """Chapter 17: guesses how to reach a number, and gives up early."""
+    """Benchmark grpo.py: guesses how to reach a number with four others, and gives up early; too weak to learn from."""
     return careless("countdown", 3, 8000, 1500)
 
 
@@ -222,6 +222,19 @@ def chat_base() -> CausalLM:
     data = TokenData.from_documents(tokenizer.encode_batch(texts), 128, end=tokenizer.special_tokens[END], packed=True)
     model = nano(tokenizer, layers=3)
     train(model, data, steps=700, lr=3e-3)
+    return model
+
+
+@recipe
+def chat_tools() -> CausalLM:
+    """Chapter 14: chat-base, which has to be there, on the way to calling tools."""
+    model = tm.from_pretrained(FOLDER / "chat-base")
+    talks = [p.messages for level in (1, 2, 3) for p in tasks.problems("tools", seed=0, count=400, level=level)]
+    options: chat.Options = {"enable_thinking": False, "keep_thinking": True}
+    rows = pack_masked((chat.encode(model.tokenizer, talk, "qwen3", **options) for talk in talks), context=192)
+    rates = {"lr": 2e-3, "min_lr": 2e-4, "warmup": 10, "weight_decay": 0.0, "beta2": 0.95}
+    config = TrainConfig(steps=250, batch_size=8, context=192, eval_every=250, **rates)
+    Trainer(model, TokenData(rows, rows, context=192), config).run()
     return model
 
 

@@ -29,7 +29,9 @@ def add_bench_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="DIR", help="a saved model (default: llama-nano with random weights)")
     command.add_argument("--answers", type=int, nargs="+", default=[16, 64, 256], metavar="N", help="sampled together")
     command.add_argument("--new-tokens", type=int, default=64, metavar="N", help="tokens of each")
-    command.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of which the quickest counts (default: 5)")
+    command.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="runs, of which the best counts (default: 5)"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file")
 
 

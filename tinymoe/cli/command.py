@@ -37,10 +37,14 @@ def add_run_flags(command: argparse.ArgumentParser) -> None:
 
 
 def check_free(out: Path, resume: bool) -> None:
-    """Raises FileExistsError where a run would be written over another run, or over a model."""
+    """Raises FileExistsError where a run would be written over another run, or over a model that is not its own."""
     from ..train.trainer import holds_a_run
 
-    if not resume and holds_a_run(out):
+    adapter = (out / "adapter_config.json").exists()
+    if resume and not any((out / name).exists() for name in ("metrics.jsonl", "checkpoints")):
+        if adapter or holds_a_run(out):
+            raise FileExistsError(f"--out: {out} holds a model and no run to resume; choose another folder")
+    elif not resume and (adapter or holds_a_run(out)):
         raise FileExistsError(f"--out: {out} already holds a run; add --resume to go on, or choose another folder")
 
 

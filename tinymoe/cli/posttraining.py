@@ -151,7 +151,7 @@ def _add_sft_flags(command: argparse.ArgumentParser) -> None:
 
     tuning.add_tuning_flags(command, _TALKS)
     command.add_argument("--cut", action="store_true", help="cut off what is longer than --context")
-    _add_count(command, "conversations or problems")
+    _add_count(command)
     command.add_argument(
         "--context", type=int, metavar="C", help=f"tokens a row (default: what the model reads, up to {_LONGEST})"
     )
@@ -190,7 +190,7 @@ def _add_reinforcement_flags(command: argparse.ArgumentParser, config: type, ada
         "--reward", default="correct,format:0.1", metavar="NAMES",
         help="with weights: correct, format, or the folder of a reward model (default: correct,format:0.1)",
     )  # fmt: skip
-    _add_count(command, "problems")
+    _add_count(command)
     add_settings(command, config, hidden=("stop", "reward_weights"))
 
 
@@ -201,12 +201,19 @@ def _add_distill_flags(command: argparse.ArgumentParser) -> None:
         command, "problems: a task, as arithmetic:2 (its level), or a .jsonl with prompts and steps"
     )
     command.add_argument("--teacher", required=True, metavar="DIR", help="the model to learn from, as --model")
-    _add_count(command, "problems")
+    _add_count(command)
     add_settings(command, DistillConfig, hidden=("stop", "solution_field"))
 
 
-def _add_count(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument("--problems", type=int, metavar="N", help=f"how many {what} of --data (default: up to 1000)")
+def _count_from_text(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number ≥ 1")
+    return int(text)
+
+
+def _add_count(command: argparse.ArgumentParser) -> None:
+    about = "how many of --data (default: all of a file, up to 1000 of a task)"
+    command.add_argument("--problems", type=_count_from_text, metavar="N", help=about)
 
 
 COMMANDS = (

@@ -61,7 +61,7 @@ def start(options: argparse.Namespace) -> Start:
     request["template"] = options.template or read_request(Path(options.model)).get("template")
     request |= {name: getattr(options, name, None) for name in _SAME[2:]}
     if request["template"] is not None:
-        tokenizer = _take_template(model, tokenizer, request["template"], seed, bool(request["lora"]))
+        tokenizer = _take_template(model, tokenizer, request["template"], seed, request["lora"] is not None)
     if not end_ids(model):
         raise ValueError("--model: it has no token that ends a text; choose a --template, whose tokens are added to it")
     model.config = dataclasses.replace(model.config, eos_token_id=model.config.eos_token_id or end_ids(model)[0])
@@ -74,7 +74,7 @@ def finish(trainer: Trainer, begun: Start, what: str, options: argparse.Namespac
     from ..posttrain import save_adapter
 
     def save() -> None:
-        if begun.request["lora"]:
+        if begun.request["lora"] is not None:
             save_adapter(begun.model, out)
             begun.tokenizer.save(out)
 
@@ -112,7 +112,7 @@ def _add_adapters(model: CausalLM, options: argparse.Namespace, seed: int) -> No
     from ..posttrain.adapter_files import published_paths
     from ..posttrain.lora import lora_layers
 
-    if not getattr(options, "lora", None):
+    if getattr(options, "lora", None) is None:
         for name in ("lora_alpha", "lora_targets", "nf4"):
             if getattr(options, name, None):
                 raise ValueError(f"--{name.replace('_', '-')}: it needs --lora R, the rank of the adapters")

@@ -43,7 +43,7 @@ class OnlineConfig:
     top_p: float | None = None
     stop: int | tuple[int, ...] | None = None  # tokens that end an answer; the model's eos_token_id unless given
     reward_weights: tuple[float, ...] | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     warmup: int = 0  # steps
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # 0 switches clipping off

@@ -44,7 +44,6 @@ class PPOConfig(OnlineConfig):
     """
 
     num_generations: int = 1
-    learning_rate: float = 3e-4
     critic_learning_rate: float | None = None  # the policy's, unless given
     critic_warmup: int = 0  # first steps, in which only the critic learns
     num_ppo_epochs: int = 4

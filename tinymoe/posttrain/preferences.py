@@ -178,4 +178,4 @@ def answer_rows(tokenizer: Tokenizer, prompts: Sequence[str], answers: Sequence[
 def end_token(config: Config) -> int | None:
     """The token that closes an answer: the model's eos_token_id, or the first of them; None where it has none."""
     end = config.eos_token_id
-    return end[0] if isinstance(end, list) else end
+    return end if end is None or isinstance(end, int) else end[0]

@@ -3,7 +3,7 @@
 import { LineChart } from "./chart.js";
 import { card, count, fixed, h, slider } from "./common.js";
 
-const percent = (share) => `${Math.round(100 * share)} %`;
+const inHundred = (share) => `${Math.round(100 * share)} %`;
 const ROUNDS = 16; // deals of each problem that the curves are averaged over
 
 /** Numbers from 0 to 1, the same for the same seed: mulberry32. */
@@ -92,6 +92,7 @@ function render({ model, el }) {
   const most = Math.min(...problems.map(({ samples }) => samples.length));
   const sizes = [...new Set([...Array.from({ length: Math.ceil(Math.log2(most)) }, (_, i) => 2 ** i), most])];
   const accuracy = curves(problems, sizes);
+  const lowest = Math.floor(10 * Math.min(...accuracy.flat())) / 10;
   const mean = problems.reduce((sum, { samples }) => sum + samples.reduce((all, one) => all + one.tokens, 0) / samples.length, 0) / problems.length;
   let state = { problem: model.get("problem"), drawn: model.get("drawn"), seed: 1 };
 
@@ -108,7 +109,7 @@ function render({ model, el }) {
     h("tbody", {}, rows.map(({ name, color, answer, mark, all }) => h("tr", {}, h("td", {}, h("span", { class: "tm-swatch", style: `color:${color}` }), name), answer, mark, all))));
   const spent = h("p", { class: "tm-note tm-spent", role: "status" });
   const chart = new LineChart({ label: "Accuracy by the number of answers", xLabel: "answers drawn", yLabel: "right, of all problems", signal: life.signal, height: 230,
-    xFormat: (x) => (Number.isInteger(Number(x.toFixed(6))) || x === Math.log2(most) ? count(2 ** x) : ""), yFormat: percent });
+    xFormat: (x) => (Number.isInteger(Number(x.toFixed(6))) || x === Math.log2(most) ? count(2 ** x) : ""), yFormat: inHundred });
   root.append(h("div", { class: "tm-controls" }, controls.problem.el, controls.drawn.el), question,
     h("div", { class: "tm-pair" }, bag, thoughts), h("div", { class: "tm-pair tm-below" }, h("div", {}, table, spent), chart.el));
   const lines = RULES.map(({ name, color }, r) => ({ name, color, kind: "line", x: sizes.map(Math.log2), y: accuracy[r] }));
@@ -134,12 +135,12 @@ function render({ model, el }) {
       cell.textContent = taken?.answer ?? "—";
       mark.textContent = taken?.right ? "✓" : "✗";
       mark.className = taken?.right ? "tm-yes" : "tm-no";
-      all.textContent = percent(accuracy[r][at]);
+      all.textContent = inHundred(accuracy[r][at]);
     });
     const tokens = drawn.reduce((sum, sample) => sum + sample.tokens, 0);
     spent.textContent = `${count(tokens)} tokens for this problem; on average ${count(mean * state.drawn)} for ${state.drawn} answers. The last column is for ${count(sizes[at])}.`;
     const here = RULES.map(({ color }, r) => ({ color, kind: "dots", x: [Math.log2(sizes[at])], y: [accuracy[r][at]] }));
-    chart.draw([...lines, ...here], { yMin: 0, yMax: 1 });
+    chart.draw([...lines, ...here], { yMin: lowest, yMax: 1 });
     read(majority(drawn) ?? drawn[0]);
   }
 
