@@ -56,7 +56,7 @@ DPO_RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "DPO, constitution": ("constitution", {"beta": 0.1}),
     "DPO, model judge": ("model", {"beta": 0.1}),
 }
-PPO_RUNS = {
+PPO_RUNS: dict[str, dict[str, Any]] = {
     "PPO, KL price 0.05": {"kl_coef": 0.05, "learning_rate": 3e-4},
     "PPO, no KL price": {"kl_coef": 0.0, "learning_rate": 5e-4},
 }
