@@ -311,16 +311,11 @@ def hybrid() -> CausalLM:
 
 def writes_notes(good: bool, width: int, layers: int, steps: int) -> CausalLM:
     """A model that writes thank-you notes, as people do, or as a book of manners has it. A word is about a token."""
-    rng, rows = random.Random(0), []
-    written = [(o, notes.note(o, rng, kind)) for _ in range(10) for o in notes.occasions() for kind in (False, True)]
-    tokenizer = Tokenizer.train((o.prompt + note for o, note in written), vocab_size=480, special_tokens=[END])
-    end = tokenizer.special_tokens[END]
-    for occasion, note in written[good::2]:
-        asked, answer = tokenizer.encode(occasion.prompt), [*tokenizer.encode(note), end]
-        rows.append((asked + answer, [False] * len(asked) + [True] * len(answer)))
-    model, cut, context = nano(tokenizer, width, layers), len(rows) // 20, 256
-    data = TokenData(pack_masked(rows[:-cut], context), pack_masked(rows[-cut:], context), context)
-    train(model, data, steps, lr=3e-3, batch_size=8)
+    rng = random.Random(0)
+    written = [(o.prompt, notes.note(o, rng, k)) for _ in range(10) for o in notes.occasions() for k in (False, True)]
+    tokenizer = Tokenizer.train((prompt + note for prompt, note in written), vocab_size=480, special_tokens=[END])
+    model = nano(tokenizer, width, layers)
+    fine_tune(model, written[good::2], steps, lr=3e-3)
     return model
 
 
