@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 import random
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import settings
 
 import tinymoe as tm
-from tinymoe.backend import get
+from tinymoe.backend import ReferenceBackend, cuda_blas, get, select
+from tinymoe.backend.cupy_gpu import CupyBackend
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no window opens
 
@@ -63,3 +65,24 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once on each backend; its name is the value."""
     with tm.using(request.param):
         yield request.param
+
+
+@pytest.fixture
+def emulated_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReferenceBackend]:
+    """The CuPy backend without a GPU: see `cuda_fake`. Skips where there is no C++ compiler."""
+    import cuda_emulator
+    import cuda_fake
+
+    if cuda_emulator.compiler() is None:
+        pytest.skip("g++ is not installed")
+    monkeypatch.setitem(sys.modules, "cupy", cuda_fake.module)
+    monkeypatch.setattr(cuda_blas, "load", lambda cupy: cuda_fake.Library())
+    monkeypatch.setattr(select, "_made", {**select._made, "cupy": _emulated_backend()})
+    monkeypatch.setattr(cuda_fake, "waits", 0)
+    with tm.using("cupy") as backend:
+        yield backend
+
+
+@functools.cache
+def _emulated_backend() -> CupyBackend:
+    return CupyBackend()

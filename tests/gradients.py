@@ -14,8 +14,8 @@ def check_gradients(f: Callable[..., Tensor], *arrays: np.ndarray, eps: float = 
     arrays = tuple(np.array(a, dtype=np.float64) for a in arrays)
     leaves = [Tensor(a.copy(), requires_grad=True) for a in arrays]
     out = f(*leaves)
-    mix = np.random.default_rng(7).standard_normal(out.shape)
-    (out * mix).sum().backward()
+    mix = np.asarray(np.random.default_rng(7).standard_normal(out.shape))
+    (out * Tensor(mix)).sum().backward()
 
     def value(which: int, values: np.ndarray) -> float:
         inputs = [values if i == which else a for i, a in enumerate(arrays)]

@@ -42,19 +42,6 @@ def test_backends_agree_in_float32(case, backend):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(b).max()))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_parallel_kernels_are_the_serial_ones(case, monkeypatch):
-    """Large arrays go to another compilation of the same kernels; here the small cases go there too."""
-    numba_cpu = pytest.importorskip("tinymoe.backend.numba_cpu", reason="Numba is not installed")
-    f, arrays = CASES[case]
-    with tm.using("numba"):
-        serial = _run(f, arrays)
-        monkeypatch.setattr(numba_cpu, "PARALLEL", 0)
-        parallel = _run(f, arrays)
-    for a, b in zip(parallel, serial, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
-
-
 def test_blocks_do_not_change_attention(backend, monkeypatch):
     q, k, v = r(1, 300, 2, 4), r(1, 300, 1, 4), r(1, 300, 1, 4)
     whole = ops.attention(Tensor(q), Tensor(k), Tensor(v), scale=0.5).numpy()

@@ -200,27 +200,32 @@ def matmul(ctx: Context, a: Array, b: Array) -> Result:
     """Matrix product of (..., n, k) and (..., k, m); the leading axes are broadcast."""
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul: both operands need two axes or more, got shapes {a.shape} and {b.shape}")
+    operand, product = ctx.backend.operand, ctx.backend.matmul
+    left, right = operand(a), operand(b)
 
     def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        da = unbroadcast(g @ b.swapaxes(-1, -2), a) if ctx.needs[0] else None
-        db = unbroadcast(a.swapaxes(-1, -2) @ g, b) if ctx.needs[1] else None
+        g = operand(g)
+        da = unbroadcast(product(g, right.swapaxes(-1, -2)), a) if ctx.needs[0] else None
+        db = unbroadcast(product(left.swapaxes(-1, -2), g), b) if ctx.needs[1] else None
         return da, db
 
-    return a @ b, vjp
+    return product(left, right), vjp
 
 
 @op
 def linear(ctx: Context, x: Array, weight: Array, bias: Array | None = None) -> Result:
     """x weight^T + bias: x (..., in), weight (out, in) as Hugging Face stores it, bias (out,)."""
-    rows = x.reshape(-1, x.shape[-1])  # (N, in)
-    y = rows @ weight.T
+    operand, product = ctx.backend.operand, ctx.backend.matmul
+    rows, matrix = operand(x.reshape(-1, x.shape[-1])), operand(weight)  # (N, in), (out, in)
+    y = product(rows, matrix.T)
     if bias is not None:
         y += bias
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
         g = g.reshape(-1, g.shape[-1])  # (N, out)
-        dx = (g @ weight).reshape(x.shape) if ctx.needs[0] else None
-        dweight = g.T @ rows if ctx.needs[1] else None
+        factor = operand(g)
+        dx = product(factor, matrix).reshape(x.shape) if ctx.needs[0] else None
+        dweight = product(factor.T, rows) if ctx.needs[1] else None
         return (dx, dweight, None if bias is None else g.sum(axis=0))[: len(ctx.needs)]
 
     return y.reshape(*x.shape[:-1], len(weight)), vjp
@@ -407,15 +412,18 @@ def linear_cross_entropy(
     *,
     targets: Array,
     softcap: float | None = None,
+    count: int | None = None,
 ) -> Result:
     """Mean next-token loss of the output layer: x (..., C), weight (V, C), targets (...) with -100 for «ignore».
+
+    For a part of a batch, `count` is the number of targets in the whole of it.
 
     Gemma 2 bends the logits to softcap * tanh(logits / softcap) before the softmax; Phi has a bias (V,).
     Raises ValueError when every target is ignored: the mean of nothing is not a number.
     """
     rows, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)  # (N, C), (N,)
-    count = int((wanted >= 0).sum())
-    if count == 0:
+    count = ctx.backend.count(wanted >= 0) if count is None else count
+    if ctx.backend.any(count == 0):
         raise ValueError("targets: every target is -100 (ignored), so there is no loss to average")
     losses, *grads = ctx.backend.linear_cross_entropy(rows, weight, bias, wanted, softcap, any(ctx.needs))
 
@@ -424,4 +432,4 @@ def linear_cross_entropy(
         dx, *others = (None if d is None else d * share for d in grads)
         return (None if dx is None else dx.reshape(x.shape), *others)[: len(ctx.needs)]
 
-    return losses.sum() / x.dtype.type(count), vjp
+    return losses.sum() / count, vjp

@@ -46,6 +46,17 @@ class Node:
         self.output = weakref.ref(output)
         self.keep_grad = _state.tape is not None
 
+    def pull_back(self, grad: Array, retain_graph: bool) -> Sequence[Array | None]:
+        """The gradients of the inputs. RuntimeError when they were asked for before and what they need is gone."""
+        if self.vjp is None:
+            raise RuntimeError(
+                "backward: this graph was already used; call backward(retain_graph=True) to use it twice"
+            )
+        grads = self.vjp(grad)
+        if not retain_graph:
+            self.vjp = None
+        return grads
+
 
 class _State:
     grad_enabled = True
@@ -68,6 +79,11 @@ def no_grad() -> Iterator[None]:
 def is_grad_enabled() -> bool:
     """Whether operations are being recorded."""
     return _state.grad_enabled
+
+
+def is_tape_kept() -> bool:
+    """Whether somebody looks at the tape: see `keep_tape`."""
+    return _state.tape is not None
 
 
 @contextmanager
@@ -251,11 +267,17 @@ def apply(name: str, *inputs: Any, **options: Any) -> Tensor:
     return out
 
 
-def backward(root: Tensor, grad: Any = None, retain_graph: bool = False) -> None:
+def backward(
+    root: Tensor,
+    grad: Any = None,
+    retain_graph: bool = False,
+    deliver: Callable[[Tensor, Array], None] = Tensor._accumulate,
+) -> None:
     """Add d(root)/d(leaf), times `grad`, to `leaf.grad` for every leaf that root was computed from.
 
     Nodes are visited from the newest to the oldest, so that each gradient is complete before it is passed on;
-    what a node saved is released as soon as it has been used, unless `retain_graph`.
+    what a node saved is released as soon as it has been used, unless `retain_graph`. `deliver(leaf, gradient)` is what
+    adds it.
 
     Raises ValueError when root is not a scalar and no `grad` of its shape is given, RuntimeError when there is no
     graph, or when it has already been consumed.
@@ -269,7 +291,7 @@ def backward(root: Tensor, grad: Any = None, retain_graph: bool = False) -> None
     if grad.shape != root.shape:
         raise ValueError(f"backward: grad has shape {grad.shape}, expected {root.shape}")
     if root.node is None:
-        root._accumulate(grad)
+        deliver(root, grad)
         return
 
     waiting = {root.node.index: (root.node, grad)}
@@ -279,12 +301,12 @@ def backward(root: Tensor, grad: Any = None, retain_graph: bool = False) -> None
         output = node.output()
         if node.keep_grad and output is not None:
             output._accumulate(grad)
-        for source, source_grad in zip(node.inputs, _pull_back(node, grad, retain_graph), strict=True):
+        for source, source_grad in zip(node.inputs, node.pull_back(grad, retain_graph), strict=True):
             if source is None or source_grad is None:
                 continue
             if isinstance(source, Tensor):
                 # A sum hands its own gradient on: a leaf must not share it with anybody.
-                source._accumulate(source_grad.copy() if source_grad is grad else source_grad)
+                deliver(source, source_grad.copy() if source_grad is grad else source_grad)
             elif source.index in waiting:
                 # Not in place: two nodes may have handed on the very same array.
                 waiting[source.index] = (source, waiting[source.index][1] + source_grad)
@@ -295,12 +317,3 @@ def backward(root: Tensor, grad: Any = None, retain_graph: bool = False) -> None
 
 def _raw(x: Any) -> Any:
     return x.data if isinstance(x, Tensor) else x
-
-
-def _pull_back(node: Node, grad: Array, retain_graph: bool) -> Sequence[Array | None]:
-    if node.vjp is None:
-        raise RuntimeError("backward: this graph was already used; call backward(retain_graph=True) to use it twice")
-    grads = node.vjp(grad)
-    if not retain_graph:
-        node.vjp = None
-    return grads

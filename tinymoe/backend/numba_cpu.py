@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-import threading
-from collections.abc import Callable
-from functools import partial
-from types import FunctionType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -22,42 +20,17 @@ from numba.core import config
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
+from .blas import sgemm, sgemm_address, thread_pools
+from .decoding import DecoderWeights
 from .reference import Array, AttentionRules, ReferenceBackend
-
-# OpenMP's threads keep spinning beside BLAS's own and the two fight for the cores (8 ms instead of 1.2 for a
-# product and one kernel); the work-queue layer's threads sleep. It must be chosen before the first parallel kernel.
-config.THREADING_LAYER = "workqueue"  # pyright: ignore[reportAttributeAccessIssue]
-
-# The work-queue layer aborts the process when two Python threads enter it at once.
-_one_at_a_time = threading.RLock()
 
 # NaN and infinity must pass through (they are how a bad step is noticed), so only the harmless flags are set.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
-# Numbers in a kernel's first array from which two threads are worth it: waking them takes 70 microseconds, in which
-# one thread alone normalises a hundred thousand numbers.
-PARALLEL = 1 << 19
+TILE = 32  # queries of a head whose scores are held at a time by attention's compiled loop
 
-
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel for one thread and for all, once per machine (the machine code is kept on disk)."""
-    compiled = partial(numba.njit, fastmath=_FASTMATH, cache=True, error_model="numpy")
-    serial, parallel = compiled()(_renamed(function, "serial")), compiled(parallel=True)(function)
-
-    def run(*arguments: Any) -> Any:
-        if arguments[0].size < PARALLEL:
-            return serial(*arguments)
-        with _one_at_a_time:
-            return parallel(*arguments)
-
-    return run
-
-
-def _renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
-    """A copy under another name, since the machine code on disk is found by the name alone."""
-    copy = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_{suffix}")
-    copy.__qualname__, copy.__module__ = copy.__name__, function.__module__
-    return copy
+# Threads take parts of a batch (see `lanes`), so that kernels need none of their own: they let others run meanwhile.
+_kernel = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", nogil=True)
 
 
 @intrinsic
@@ -146,7 +119,7 @@ def _from_key_overload(key):  # type: ignore[no-untyped-def]
 @_kernel
 def _rms_norm(x, weight, eps, y, inverse_rms):  # type: ignore[no-untyped-def]
     rows, width = x.shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         total = x.dtype.type(0)
         for j in range(width):
             total += x[i, j] * x[i, j]
@@ -157,26 +130,24 @@ def _rms_norm(x, weight, eps, y, inverse_rms):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _rms_norm_backward(g, x, weight, inverse_rms, dx, partial):  # type: ignore[no-untyped-def]
+def _rms_norm_backward(g, x, weight, inverse_rms, dx, dweight):  # type: ignore[no-untyped-def]
     rows, width = x.shape
-    parts = partial.shape[0]
-    for part in numba.prange(parts):
-        for i in range(part * rows // parts, (part + 1) * rows // parts):
-            r = inverse_rms[i, 0]
-            dot = x.dtype.type(0)
-            for j in range(width):
-                dot += g[i, j] * weight[j] * x[i, j]
-            dot *= r * r / x.dtype.type(width)
-            for j in range(width):
-                dx[i, j] = r * (g[i, j] * weight[j] - x[i, j] * dot)
-                partial[part, j] += g[i, j] * x[i, j] * r
+    for i in range(rows):
+        r = inverse_rms[i, 0]
+        dot = x.dtype.type(0)
+        for j in range(width):
+            dot += g[i, j] * weight[j] * x[i, j]
+        dot *= r * r / x.dtype.type(width)
+        for j in range(width):
+            dx[i, j] = r * (g[i, j] * weight[j] - x[i, j] * dot)
+            dweight[j] += g[i, j] * x[i, j] * r
 
 
 @_kernel
 def _rope(x, cos, sin, y):  # type: ignore[no-untyped-def]
     batch, tokens, heads, dim = x.shape
     half = cos.shape[2]
-    for row in numba.prange(batch * tokens):
+    for row in range(batch * tokens):
         b, t = row // tokens, row % tokens
         c = cos[b % cos.shape[0], t]
         s = sin[b % sin.shape[0], t]
@@ -192,7 +163,7 @@ def _rope(x, cos, sin, y):  # type: ignore[no-untyped-def]
 @_kernel
 def _erf(x, y):  # type: ignore[no-untyped-def]
     rows, width = x.shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(width):
             y[i, j] = math.erf(x[i, j])
 
@@ -201,7 +172,7 @@ def _erf(x, y):  # type: ignore[no-untyped-def]
 def _swiglu(gate, up, y):  # type: ignore[no-untyped-def]
     rows, width = gate.shape
     one = gate.dtype.type(1)
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(width):
             y[i, j] = gate[i, j] / (one + _exp(-gate[i, j])) * up[i, j]
 
@@ -210,7 +181,7 @@ def _swiglu(gate, up, y):  # type: ignore[no-untyped-def]
 def _swiglu_backward(g, gate, up, dgate, dup):  # type: ignore[no-untyped-def]
     rows, width = gate.shape
     one = gate.dtype.type(1)
-    for i in numba.prange(rows):
+    for i in range(rows):
         for j in range(width):
             s = one / (one + _exp(-gate[i, j]))
             silu = gate[i, j] * s
@@ -219,10 +190,107 @@ def _swiglu_backward(g, gate, up, dgate, dup):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _causal_softmax(scores, tokens, keys, scale, nearest, lse):  # type: ignore[no-untyped-def]
+    # No mask is read: query t sees the first nearest + t + 1 keys. Loops run over whole vectors of 16.
+    zero, one, hidden = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(-np.inf)
+    for t in range(tokens):
+        line, count = scores[t], nearest + t + 1
+        last = min((count + 15) // 16 * 16, keys)
+        line[count:last] = hidden
+        highest = _to_key(line[0])
+        for j in range(last):
+            key = _to_key(line[j])
+            highest = key if key > highest else highest
+        top = _from_key(highest) * scale
+        total = zero
+        for j in range(last):
+            weight = _exp(line[j] * scale - top)
+            line[j] = weight
+            total += weight
+        lse[t] = top + math.log(total)
+        inverse = one / total
+        for j in range(count):
+            line[j] *= inverse
+        line[count:keys] = zero
+
+
+@_kernel
+def _causal_softmax_backward(  # type: ignore[no-untyped-def]
+    scores, dscores, tokens, keys, scale, nearest, lse, g, out, h
+):
+    zero, hidden = scores.dtype.type(0), scores.dtype.type(-np.inf)
+    for t in range(tokens):
+        line, dline, count = scores[t], dscores[t], nearest + t + 1
+        last = min((count + 15) // 16 * 16, keys)
+        line[count:last] = hidden
+        far, delta = lse[t], zero
+        for e in range(g.shape[2]):
+            delta += g[t, h, e] * out[t, h, e]
+        for j in range(last):
+            weight = _exp(line[j] * scale - far)
+            line[j] = weight
+            dline[j] = weight * (dline[j] - delta) * scale
+        line[count:keys] = zero
+        dline[count:keys] = zero
+
+
+@_kernel
+def _across(x, head, y):  # type: ignore[no-untyped-def]
+    for i in range(x.shape[0]):
+        for j in range(x.shape[2]):
+            y[j, i] = x[i, head, j]
+
+
+@_kernel
+def _causal_attention(product, q, k, v, scale, out, lse, across, scores):  # type: ignore[no-untyped-def]
+    # One head and one block of queries at a time: their scores stay in the cache between the two products.
+    (texts, T, heads, _), (_, S, kv_heads, _) = q.shape, k.shape
+    block, group = scores.shape[0], heads // kv_heads
+    for head in range(texts * heads):
+        b, h = head // heads, head % heads
+        kv = h // group
+        if h % group == 0:
+            _across(k[b], kv, across)
+        for start in range(0, T, block):
+            stop = min(start + block, T)
+            seen = S - T + stop
+            tile = scores[: stop - start, :seen]
+            sgemm(product, q[b, start:stop, h], False, across[:, :seen], False, tile, False)
+            _causal_softmax(scores, stop - start, seen, scale, S - T + start, lse[b, h, start:])
+            sgemm(product, tile, False, v[b, :seen, kv], False, out[b, start:stop, h], False)
+
+
+@_kernel
+def _causal_attention_backward(  # type: ignore[no-untyped-def]
+    product, g, q, k, v, scale, out, lse, dq, dk, dv, k_across, v_across, scores, dscores
+):
+    (texts, T, heads, _), (_, S, kv_heads, _) = q.shape, k.shape
+    block, group = scores.shape[0], heads // kv_heads
+    for head in range(texts * heads):
+        b, h = head // heads, head % heads
+        kv = h // group
+        if h % group == 0:
+            _across(k[b], kv, k_across)
+            _across(v[b], kv, v_across)
+        for start in range(0, T, block):
+            stop = min(start + block, T)
+            seen = S - T + stop
+            tile, dtile = scores[: stop - start, :seen], dscores[: stop - start, :seen]
+            queries, above = q[b, start:stop, h], g[b, start:stop, h]
+            sgemm(product, queries, False, k_across[:, :seen], False, tile, False)
+            sgemm(product, above, False, v_across[:, :seen], False, dtile, False)
+            rows = (stop - start, seen, scale, S - T + start, lse[b, h, start:])
+            _causal_softmax_backward(scores, dscores, *rows, g[b, start:], out[b, start:], h)
+            sgemm(product, dtile, False, k[b, :seen, kv], False, dq[b, start:stop, h], False)
+            sgemm(product, dtile, True, queries, False, dk[b, :seen, kv], True)
+            sgemm(product, tile, True, above, False, dv[b, :seen, kv], True)
+
+
+@_kernel
 def _masked_softmax(scores, scale, softcap, slopes, sinks, allowed, nearest, lse):  # type: ignore[no-untyped-def]
     batch, heads, tokens, keys = scores.shape
     zero, one, hidden = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(-np.inf)
-    for row in numba.prange(batch * heads):
+    for row in range(batch * heads):
         b, h = row // heads, row % heads
         for t in range(tokens):
             line, seen = scores[b, h, t], allowed[b % allowed.shape[0], t]
@@ -264,7 +332,7 @@ def _masked_softmax_backward(  # type: ignore[no-untyped-def]
     batch, heads, tokens, keys = scores.shape
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
     flatten = one / softcap if softcap > zero else zero  # without a cap, a slope of one
-    for row in numba.prange(batch * heads):
+    for row in range(batch * heads):
         b, h = row // heads, row % heads
         for t in range(tokens):
             line, dline = scores[b, h, t], dweights[b, h, t]
@@ -288,7 +356,7 @@ def _masked_softmax_backward(  # type: ignore[no-untyped-def]
 @_kernel
 def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
     rows, vocab = logits.shape
-    for i in numba.prange(rows):
+    for i in range(rows):
         line = logits[i]
         if targets[i] < 0:
             losses[i] = 0
@@ -310,14 +378,11 @@ def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _embedding_backward(g, ids, table, parts):  # type: ignore[no-untyped-def]
-    # Each part owns a slice of the channels, so that two rows with the same id never race.
+def _embedding_backward(g, ids, table):  # type: ignore[no-untyped-def]
     rows, width = g.shape
-    for part in numba.prange(parts):
-        first, last = part * width // parts, (part + 1) * width // parts
-        for i in range(rows):
-            for j in range(first, last):
-                table[ids[i], j] += g[i, j]
+    for i in range(rows):
+        for j in range(width):
+            table[ids[i], j] += g[i, j]
 
 
 @_kernel
@@ -325,7 +390,7 @@ def _top_k(scores, chosen):  # type: ignore[no-untyped-def]
     # Insertion sort of what has been seen, cut off after k; a later equal stays behind.
     rows, width = scores.shape
     k = chosen.shape[1]
-    for i in numba.prange(rows):
+    for i in range(rows):
         line, best = scores[i], chosen[i]
         for j in range(width):
             place = min(j, k)
@@ -340,7 +405,7 @@ def _top_k(scores, chosen):  # type: ignore[no-untyped-def]
 @_kernel
 def _combine(rows, weights, places, y):  # type: ignore[no-untyped-def]
     tokens, width = y.shape
-    for i in numba.prange(tokens):
+    for i in range(tokens):
         y[i] = 0
         for choice in range(weights.shape[1]):
             place, weight = places[i, choice], weights[i, choice]
@@ -352,7 +417,7 @@ def _combine(rows, weights, places, y):  # type: ignore[no-untyped-def]
 @_kernel
 def _combine_backward(g, rows, weights, places, drows, dweights):  # type: ignore[no-untyped-def]
     tokens, width = g.shape
-    for i in numba.prange(tokens):
+    for i in range(tokens):
         for choice in range(weights.shape[1]):
             place, weight = places[i, choice], weights[i, choice]
             dot = g.dtype.type(0)
@@ -365,7 +430,7 @@ def _combine_backward(g, rows, weights, places, drows, dweights):  # type: ignor
 
 @_kernel
 def _adamw(p, g, m, v, scale, gain1, gain2, shrink, rate, root, eps):  # type: ignore[no-untyped-def]
-    for i in numba.prange(p.size):
+    for i in range(p.size):
         gradient = g[i] * scale
         m[i] += gain1 * (gradient - m[i])
         v[i] += gain2 * (gradient * gradient - v[i])
@@ -379,7 +444,27 @@ class NumbaBackend(ReferenceBackend):
     name = "numba"
 
     def __init__(self) -> None:
+        self.threads: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
+        self._pools = thread_pools()
         _keep_freed_memory()
+
+    @contextmanager
+    def one_thread_each(self) -> Iterator[None]:
+        """BLAS computes in the thread that calls it, and starts none."""
+        before = [pool.get_num_threads() for pool in self._pools]
+        try:
+            for pool in self._pools:
+                pool.set_num_threads(1)
+            yield
+        finally:
+            for pool, threads in zip(self._pools, before, strict=True):
+                pool.set_num_threads(threads)
+
+    def compile_decoder(self, weights: DecoderWeights) -> Any:
+        """All layers in one call of compiled code."""
+        from .numba_decode import CompiledDecoder
+
+        return CompiledDecoder(weights)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
         """One pass to sum the squares, one to write the result."""
@@ -388,12 +473,10 @@ class NumbaBackend(ReferenceBackend):
         return y, inverse_rms
 
     def rms_norm_backward(self, g: Array, x: Array, weight: Array, inverse_rms: Array) -> tuple[Array, Array]:
-        """Each thread sums its own share of the weight's gradient; the shares are added at the end."""
-        dx = np.empty_like(x)
-        parts = numba.get_num_threads()
-        partial = np.zeros((parts, x.shape[1]), dtype=x.dtype)
-        _rms_norm_backward(np.ascontiguousarray(g), x, weight, inverse_rms, dx, partial)
-        return dx, partial.sum(axis=0)
+        """Both gradients in one pass over the rows."""
+        dx, dweight = np.empty_like(x), np.zeros_like(weight)
+        _rms_norm_backward(np.ascontiguousarray(g), x, weight, inverse_rms, dx, dweight)
+        return dx, dweight
 
     def erf(self, x: Array) -> Array:
         """The C library's erf, a number at a time."""
@@ -422,8 +505,43 @@ class NumbaBackend(ReferenceBackend):
     def embedding_backward(self, g: Array, ids: Array, rows: int) -> Array:
         """A scatter-add without np.add.at's checks."""
         table = np.zeros((rows, g.shape[-1]), dtype=g.dtype)
-        _embedding_backward(np.ascontiguousarray(g), ids, table, numba.get_num_threads())
+        _embedding_backward(np.ascontiguousarray(g), ids, table)
         return table
+
+    def attention(
+        self, q: Array, k: Array, v: Array, sinks: Array | None, rules: AttentionRules
+    ) -> tuple[Array, Array]:
+        """Where all keys before a query are seen, one compiled loop; else the reference, with a compiled softmax."""
+        if not _is_causal_alone(q, sinks, rules):
+            return super().attention(q, k, v, sinks, rules)
+        (B, T, H, D), (S, K) = q.shape, k.shape[1:3]
+        q, k, v = map(np.ascontiguousarray, (q, k, v))
+        out, lse = np.empty((B, T, H, v.shape[-1]), q.dtype), np.empty((B, H, T), q.dtype)
+        buffers = np.empty((D, S), q.dtype), np.empty((min(TILE, T), S), q.dtype)
+        _causal_attention(sgemm_address(), q, k, v, q.dtype.type(rules.scale), out, lse, *buffers)
+        return out, lse.reshape(B, K, H // K, T, 1)
+
+    def attention_backward(
+        self,
+        g: Array,
+        q: Array,
+        k: Array,
+        v: Array,
+        sinks: Array | None,
+        rules: AttentionRules,
+        out: Array,
+        lse: Array,
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """As in `attention`."""
+        if not _is_causal_alone(q, sinks, rules):
+            return super().attention_backward(g, q, k, v, sinks, rules, out, lse)
+        (B, T, H, D), S = q.shape, k.shape[1]
+        g, q, k, v = map(np.ascontiguousarray, (g, q, k, v))
+        dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+        buffers = [np.empty(shape, q.dtype) for shape in ((D, S), (v.shape[-1], S), *[(min(TILE, T), S)] * 2)]
+        scale, lse = q.dtype.type(rules.scale), lse.reshape(B, H, T)
+        _causal_attention_backward(sgemm_address(), g, q, k, v, scale, out, lse, dq, dk, dv, *buffers)
+        return dq, dk, dv, None
 
     def masked_softmax(
         self, scores: Array, rules: AttentionRules, allowed: Array, distance: Array, sinks: Array | None
@@ -472,8 +590,8 @@ class NumbaBackend(ReferenceBackend):
     def combine_backward(self, g: Array, rows: Array, weights: Array, pairs: Array) -> tuple[Array, Array]:
         """Both gradients in one pass over the tokens."""
         drows, dweights = np.empty_like(rows), np.empty(weights.shape, dtype=weights.dtype)
-        inputs = (np.ascontiguousarray(array) for array in (g, rows, weights))
-        _combine_backward(*inputs, _places(pairs, weights.shape), drows, dweights)
+        g, rows, weights = map(np.ascontiguousarray, (g, rows, weights))
+        _combine_backward(g, rows, weights, _places(pairs, weights.shape), drows, dweights)
         return drows, dweights
 
     def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -517,6 +635,13 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc accepts
         libc.mallopt(m_trim_threshold, 1 << 30)
+
+
+def _is_causal_alone(q: Array, sinks: Array | None, rules: AttentionRules) -> bool:
+    """Whether a query sees all keys before it, scores are only scaled, and products can be called from a loop."""
+    others = (sinks, rules.q_documents, rules.window, rules.softcap, rules.slopes, rules.selected)
+    plain = all(rule is None for rule in others) and rules.scale > 0
+    return plain and q.dtype == np.float32 and sgemm_address() != 0
 
 
 def _numbers(rules: AttentionRules, dtype: Any, heads: int) -> tuple[Any, Any, Array]:

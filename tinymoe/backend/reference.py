@@ -13,14 +13,18 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .decoding import DecoderWeights
+
 Array = Any  # a numpy.ndarray, or a cupy.ndarray on the GPU backend
 
-ATTENTION_BLOCK = 128  # queries handled at a time: the scores held are (B, H, ATTENTION_BLOCK, S)
+ATTENTION_BLOCK = 64  # queries handled at a time: the scores held are (B, H, ATTENTION_BLOCK, S)
 LOSS_CHUNK = 1024  # rows of logits held at a time by the fused output layer
 
 
@@ -47,6 +51,18 @@ class ReferenceBackend:
 
     name = "numpy"
     xp: Any = np
+    on_device = False  # whether arrays live where the host has to wait for them
+    keeps_counts = False  # whether the host must not wait just now, not even for a number of rows
+    threads = 1  # how many parts of a batch it is worth computing at once
+
+    @contextmanager
+    def one_thread_each(self) -> Iterator[None]:
+        """Inside the block, no operation is split over threads of its own: they are all taken (see `lanes`)."""
+        yield
+
+    def compile_decoder(self, weights: DecoderWeights) -> Any:
+        """A model's decode step as one call for all layers (see `decoding`); None where there is no compiler."""
+        return None
 
     def asarray(self, values: Any, dtype: Any = None) -> Array:
         """An array of this backend; Python numbers and lists of floats become float32."""
@@ -58,6 +74,37 @@ class ReferenceBackend:
     def to_numpy(self, array: Array) -> np.ndarray:
         """The same values as a NumPy array in the computer's main memory."""
         return np.asarray(array)
+
+    def any(self, condition: Any) -> bool:
+        """Whether a condition holds anywhere: for checks of values. A GPU may be told not to wait for the answer."""
+        return bool(self.xp.any(condition))
+
+    def count(self, condition: Array) -> Any:
+        """How often a condition holds: a whole number, or on a GPU that is not waited for, an array with one."""
+        return int(condition.sum())
+
+    def bincount(self, ids: Array, size: int) -> Array:
+        """How often each number below `size` occurs in ids (N,): (size,). Negative ids do not count."""
+        return self.xp.bincount(ids + 1, minlength=size + 1)[1:]
+
+    def operand(self, x: Array) -> Array:
+        """What `matmul` reads of a matrix: the matrix, or where products are made in fewer bits, a rounded copy."""
+        return x
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """a @ b: (..., n, k) and (..., k, m), the leading axes broadcast."""
+        return a @ b
+
+    def sort_by_expert(self, choices: Array, num_experts: int) -> tuple[Array, Array]:
+        """`nn.moe.sort_by_expert` without a number that the host has to know, for a GPU that is not waited for.
+
+        All N k pairs, sorted by expert, with -1 for those that are left out, which come first: (N k,); and where each
+        expert's begin, with the end of the last (E + 1,).
+        """
+        chosen = choices.reshape(-1)
+        order = self.xp.argsort(chosen, kind="stable")
+        pairs = self.xp.where(chosen[order] < 0, -1, order)
+        return pairs, self.xp.searchsorted(chosen[order], self.xp.arange(num_experts + 1))
 
     def softmax(self, x: Array) -> Array:
         """exp(x) / sum(exp(x)) along the last axis, with the maximum taken out so that exp cannot overflow."""
@@ -292,8 +339,11 @@ class ReferenceBackend:
         self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
     ) -> tuple[Array, Array]:
         """Gradients of `grouped_linear` for x and weight: that of a matrix whose group is empty is zero."""
-        dx, dweight = self.xp.empty_like(x), self.xp.zeros_like(weight)
-        for e, rows in _groups(offsets):
+        dx, dweight = self.xp.empty_like(x), self.xp.empty_like(weight)
+        for e, rows in enumerate(itertools.starmap(slice, itertools.pairwise(offsets))):
+            if rows.start == rows.stop:
+                dweight[e] = 0
+                continue
             self.xp.matmul(g[rows], weight[e], out=dx[rows])
             self.xp.matmul(g[rows].T, x[rows], out=dweight[e])
         return dx, dweight

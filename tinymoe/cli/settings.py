@@ -24,6 +24,7 @@ HELP: dict[str, str] = {
     "beta2": "AdamW's second moment",
     "grad_clip": "largest norm of the gradient; 0 is off",
     "accumulate": "batches whose gradients make one step",
+    "cuda_graph": "on a GPU, capture a step once and replay it",
     "eval_every": "steps between evaluations",
     "eval_batches": "batches in an evaluation; the last one takes the whole validation text",
     "checkpoint_every": "steps between checkpoints",

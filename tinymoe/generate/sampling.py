@@ -26,13 +26,15 @@ def top_k_filter(logits: np.ndarray, k: int) -> np.ndarray:
 
 def top_p_filter(logits: np.ndarray, p: float) -> np.ndarray:
     """Keep the fewest tokens whose probabilities reach p: nucleus sampling (Holtzman et al. 2020)."""
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    probabilities = softmax(np.take_along_axis(logits, order, axis=-1))
+    ordered = np.sort(logits, axis=-1)[..., ::-1]
+    probabilities = softmax(ordered)
     # A token stays while those before it have not reached p yet, so the first always stays.
-    outside = np.cumsum(probabilities, axis=-1) - probabilities >= p
-    dropped = np.zeros_like(outside)
-    np.put_along_axis(dropped, order, outside, axis=-1)
-    return np.where(dropped, -np.inf, logits)
+    kept = (np.cumsum(probabilities, axis=-1) - probabilities < p).sum(axis=-1, keepdims=True)
+    least = np.take_along_axis(ordered, kept - 1, axis=-1)
+    # Of several that are as likely as the last one, only the first may stay.
+    equal = logits == least
+    room = kept - (logits > least).sum(axis=-1, keepdims=True)
+    return np.where((logits < least) | equal & (np.cumsum(equal, axis=-1) > room), -np.inf, logits)
 
 
 def min_p_filter(logits: np.ndarray, p: float) -> np.ndarray:

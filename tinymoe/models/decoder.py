@@ -18,8 +18,10 @@ from ..nn.attention import Places
 from ..nn.cache import KVCache, LayerCache
 from ..nn.config import Config
 from ..nn.module import Embedding, Linear, Module, make, part
+from ..nn.parts import by_lanes
 from ..nn.recorder import collecting, recording
 from ..tensor import Tensor, no_grad
+from .compiled import compiled_logits
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -119,12 +121,18 @@ class CausalLM(Module):
         targets = self._check_ids(targets, "targets", ignore=-100)
         if targets.shape != ids.shape:
             raise ValueError(f"targets: got shape {targets.shape}, expected that of ids, {ids.shape}")
+        options = {"softcap": self.config.final_logit_softcapping, "count": current().count(targets >= 0)}
+        documents = _document_numbers(ids, attention_mask, documents)
+
+        def lane(rows: slice) -> Tensor:
+            hidden = self.model(ids[rows], documents=None if documents is None else documents[rows])
+            return ops.linear_cross_entropy(hidden, *self._output(), targets=targets[rows], **options)
+
         with collecting(attention_mask) as losses:
-            hidden = self.model(ids, documents=_document_numbers(ids, attention_mask, documents))
-        softcap = self.config.final_logit_softcapping
-        loss = ops.linear_cross_entropy(hidden, *self._output(), targets=targets, softcap=softcap)
-        for extra in losses:
-            loss = loss + extra
+            losses += by_lanes(self, lane, ids.shape)
+        loss, *others = losses
+        for other in others:
+            loss = loss + other
         return loss
 
     def new_cache(self) -> KVCache:
@@ -139,7 +147,8 @@ class CausalLM(Module):
         """Run the model once over ids (B, T) and keep what happens inside."""
         with no_grad(), recording() as records:
             logits = self(ids, documents=documents)
-        return Trace(np.asarray(ids), logits.numpy(), records["attention"], records["router"], records["experts"])
+        read = current().to_numpy(current().asarray(ids))
+        return Trace(read, logits.numpy(), records["attention"], records["router"], records["experts"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer.json, if any: a folder that Transformers loads."""
@@ -149,8 +158,11 @@ class CausalLM(Module):
 
     def _logits(self, ids: Any, cache: KVCache | None, attention_mask: Any, documents: Any) -> Tensor:
         ids = self._check_ids(ids, "ids")
-        hidden = self.model(ids, cache, _document_numbers(ids, attention_mask, documents))
-        logits, softcap = ops.linear(hidden, *self._output()), self.config.final_logit_softcapping
+        numbers = _document_numbers(ids, attention_mask, documents)
+        logits = compiled_logits(self, ids, cache, numbers)
+        if logits is None:
+            logits = ops.linear(self.model(ids, cache, numbers), *self._output())
+        softcap = self.config.final_logit_softcapping
         return logits if softcap is None else (logits / softcap).tanh() * softcap
 
     def _output(self) -> tuple[Tensor, ...]:
@@ -164,7 +176,7 @@ class CausalLM(Module):
         wrong = (ids < 0) | (ids >= self.config.vocab_size)
         if ignore is not None:
             wrong &= ids != ignore
-        if wrong.any():
+        if current().any(wrong):
             raise ValueError(f"{name}: got token id {ids[wrong][0]}, expected 0 to {self.config.vocab_size - 1}")
         return ids
 

@@ -30,6 +30,16 @@ class RouterState:
     shares: Tensor
     choices: Array
 
+    def tensors(self) -> list[Tensor]:
+        """Those through which gradients reach the router."""
+        return [self.logits, self.shares]
+
+    def join(self, others: Sequence[RouterState]) -> RouterState:
+        """Of these texts and those that follow."""
+        parts = [self, *others]
+        logits, shares = (ops.concatenate(*(getattr(part, name) for part in parts)) for name in ("logits", "shares"))
+        return RouterState(logits, shares, current().xp.concatenate([part.choices for part in parts]))
+
 
 def load_balancing_loss(layers: Sequence[RouterState], mask: Array | None = None) -> Tensor:
     """E times the sum over experts of f P: k when all is even, more when it is not.
@@ -104,10 +114,9 @@ def bias_step(load: Array, speed: float) -> Array:
 
 def expert_load(choices: Array, num_experts: int, mask: Array | None = None) -> Array:
     """How many tokens chose each expert: choices (B, T, k) -> (E,). Negative choices are of nobody; mask as above."""
-    xp = current().xp
     if mask is not None:
-        choices = xp.where(mask[..., None] > 0, choices, -1)
-    return xp.bincount(choices.reshape(-1) + 1, minlength=num_experts + 1)[1:]
+        choices = current().xp.where(mask[..., None] > 0, choices, -1)
+    return current().bincount(choices.reshape(-1), num_experts)
 
 
 def max_violation(load: Any) -> Any:
@@ -143,8 +152,9 @@ def _weights(layer: RouterState, mask: Array | None) -> Array:
     return ones if mask is None else ones * (mask > 0)
 
 
-def _number_of_tokens(layer: RouterState, mask: Array | None) -> float:
-    return max(float(_weights(layer, mask).sum()), 1.0)
+def _number_of_tokens(layer: RouterState, mask: Array | None) -> Any:
+    B, T, _ = layer.shares.shape
+    return float(B * T) if mask is None else current().xp.maximum(_weights(layer, mask).sum(), 1)
 
 
 def _sum_of_shares(layer: RouterState, mask: Array | None) -> Tensor:

@@ -16,22 +16,30 @@ class LayerCache:
         self._values: Array = None
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add new tokens k and v (B, T, K, D); returns all so far, (B, length, K, D), as views.
+        """Add new tokens k and v (B, T, K, D); returns all that can be seen, (B, S, K, D), the new ones last, as views.
 
         Raises ValueError when the batch size differs from that of the tokens already held.
         """
         if self._keys is None:
             self._keys, self._values = k[:, :0], v[:, :0]
-        elif len(k) != len(self._keys):
-            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {len(k)}")
-        end = self.length + k.shape[1]
+        keys, values, seen = self.reserve(*k.shape[:2])
+        new = slice(seen.stop - k.shape[1], seen.stop)
+        keys[:, new], values[:, new] = k, v
+        return keys[:, seen], values[:, seen]
+
+    def reserve(self, batch: int, tokens: int) -> tuple[Array, Array, slice]:
+        """Make room for so many new tokens after those held, and count them; whoever calls this writes them.
+
+        Returns all keys and values, (B, capacity, K, D) each, and the places that can be seen, the new ones last.
+        """
+        self._check(batch)
+        end = self.length + tokens
         if end > self._keys.shape[1]:
             # Doubling keeps the copying linear in the number of tokens, however many come one at a time.
             capacity = max(end, 2 * self._keys.shape[1])
             self._keys, self._values = (_grown(old, self.length, capacity) for old in (self._keys, self._values))
-        self._keys[:, self.length : end], self._values[:, self.length : end] = k, v
         self.length = end
-        return self._keys[:, :end], self._values[:, :end]
+        return self._keys, self._values, slice(0, end)
 
     @property
     def nbytes(self) -> int:
@@ -39,6 +47,10 @@ class LayerCache:
         if self._keys is None:
             return 0
         return self._keys[:, : self.length].nbytes + self._values[:, : self.length].nbytes
+
+    def _check(self, batch: int) -> None:
+        if batch != len(self._keys):
+            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {batch}")
 
 
 @part("cache", "rolling")
@@ -53,24 +65,20 @@ class RollingCache(LayerCache):
         self.window = window
         self._start = self._end = 0
 
-    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add new tokens; returns them and the `window` - 1 before them, those that their attention can reach."""
-        if self._keys is None:
-            self._keys, self._values = k[:, :0], v[:, :0]
-        elif len(k) != len(self._keys):
-            raise ValueError(f"cache: it holds a batch of {len(self._keys)}, got a batch of {len(k)}")
-        held, new = self._end - self._start, k.shape[1]
-        if self._end + new > self._keys.shape[1]:
+    def reserve(self, batch: int, tokens: int) -> tuple[Array, Array, slice]:
+        """As in `LayerCache`; seen are the new tokens and the `window` - 1 before, which their attention can reach."""
+        self._check(batch)
+        held = self._end - self._start
+        if self._end + tokens > self._keys.shape[1]:
             # Room for twice the window: the kept tokens move to the front only once in a window's time.
-            capacity = max(held + new, 2 * self.window)
+            capacity = max(held + tokens, 2 * self.window)
             kept = slice(self._start, self._end)
             self._keys, self._values = (_grown(old[:, kept], held, capacity) for old in (self._keys, self._values))
             self._start, self._end = 0, held
-        first, last = self._start, self._end + new
-        self._keys[:, self._end : last], self._values[:, self._end : last] = k, v
-        self._end, self._start = last, max(first, last - self.window + 1)
-        self.length += new
-        return self._keys[:, first:last], self._values[:, first:last]
+        seen = slice(self._start, self._end + tokens)
+        self._end, self._start = seen.stop, max(seen.start, seen.stop - self.window + 1)
+        self.length += tokens
+        return self._keys, self._values, seen
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +32,7 @@ class Module:
     """
 
     idle = 0  # numbers of this module's own that a token leaves unused: experts it is not sent to
+    whole_batch = False  # whether what it does with a text depends on the other texts of the batch
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Every parameter under this module with its path, in the order the attributes were set."""
@@ -114,9 +117,29 @@ def constant(shape: tuple[int, ...], value: float) -> Parameter:
 
 
 def _parameter(shape: tuple[int, ...], values: Callable[[], np.ndarray]) -> Parameter:
-    if _shapes_only:
-        return Parameter(np.broadcast_to(np.float32(0), shape))  # one number, seen shape-many times
-    return Parameter(current().asarray(values()))
+    if not _shapes_only:
+        return Parameter(current().asarray(values()))
+    parameter = Parameter(np.float32(0))
+    parameter.data = _outline(shape)  # one number, seen shape-many times
+    return parameter
+
+
+def _outline(shape: tuple[int, ...]) -> Any:
+    if 4 * math.prod(shape) <= sys.maxsize:
+        return np.broadcast_to(np.float32(0), shape)
+    return _Outline(shape)  # with 32 bits, as in a browser, NumPy cannot count so far, even if there is nothing to hold
+
+
+class _Outline:
+    """Stands for an array of float32 that is too large to be one."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape, self.ndim, self.size = shape, len(shape), math.prod(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
 
 class Linear(Module):

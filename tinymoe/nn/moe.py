@@ -8,6 +8,7 @@ made with a config and a random generator.
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ from .mlp import MLP, activation
 from .module import Linear, Module, constant, make, normal, part
 from .recorder import contribute_jointly, counted, record
 from .routers import Routing
+
+_counting = threading.Lock()  # parts of a batch may be in the same layer at once
 
 
 @part("mlp", "moe")
@@ -70,7 +73,8 @@ class MoE(Module):
             contribute_jointly(self.losses, lambda: routing.state(batch))
         if is_grad_enabled():
             load = expert_load(seen, self.num_experts, counted())
-            self.load = load if self.load is None else self.load + load
+            with _counting:
+                self.load = load if self.load is None else self.load + load
 
     def after_step(self) -> dict[str, Any]:
         """Let the router balance its biases, and report the load since the last step, as shares of all of it."""
@@ -143,7 +147,8 @@ class ClampedExperts(Experts):
 
     def answer(self, rows: Tensor, offsets: list[int]) -> Tensor:
         """As in `Experts`."""
-        expert = current().asarray(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)))  # (P,)
+        xp = current().xp
+        expert = xp.searchsorted(xp.asarray(offsets[1:]), xp.arange(len(rows)), side="right")  # (P,)
 
         def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return ops.grouped_linear(x, weight, offsets=offsets) + ops.embedding(bias, ids=expert)
@@ -185,6 +190,8 @@ def sort_by_expert(choices: Array, num_experts: int) -> tuple[Array, list[int]]:
 
     Returns their numbers, token * k + choice (P,), and where each expert's begin, with the end of the last (E + 1).
     """
+    if current().keeps_counts:
+        return current().sort_by_expert(choices, num_experts)
     xp, chosen = current().xp, choices.reshape(-1) + 1  # 0 for what is left out
     pairs = xp.argsort(chosen, kind="stable")
     ends = np.cumsum(current().to_numpy(xp.bincount(chosen, minlength=num_experts + 1))).tolist()

@@ -75,9 +75,9 @@ class LearnedPositions(Embedding):
 
     def __call__(self, x: Tensor, positions: Array) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """x (B, T, C), positions (1, T) -> (B, T, C). Raises ValueError for a place without a vector."""
-        if (last := int(positions.max())) >= len(self.weight):
+        if current().any(positions >= len(self.weight)):
             raise ValueError(
-                f"positions: got {last + 1} tokens, but the model knows only {len(self.weight)} places"
+                f"positions: got {int(positions.max()) + 1} tokens, but the model knows only {len(self.weight)} places"
             )
         return x + super().__call__(positions)
 

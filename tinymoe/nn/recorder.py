@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -17,27 +19,75 @@ from ..backend import current
 from ..backend.reference import Array
 from ..tensor import Tensor, is_grad_enabled
 
-_records: dict[str, list[np.ndarray]] | None = None
-_losses: list[Tensor] | None = None
-_joint: dict[Callable[[list[Any], Array | None], Tensor], list[Any]] = {}
-_mask: Array | None = None
+
+class Joint(Protocol):
+    """A layer's part of a joint loss, from some of the texts of a batch."""
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors in it."""
+        ...
+
+    def join(self, others: Sequence[Self]) -> Self:
+        """The part of all texts, from that of these texts and of those that follow."""
+        ...
+
+
+JointLoss = Callable[[list[Any], Array | None], Tensor]
+
+
+@dataclass
+class Offers:
+    """What layers have offered: losses of their own, and values by the joint loss that they are for."""
+
+    mask: Array | None = None
+    losses: list[Tensor] = field(default_factory=list)
+    joint: dict[JointLoss, list[Joint]] = field(default_factory=dict)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors in it."""
+        return [*self.losses, *(t for values in self.joint.values() for value in values for t in value.tensors())]
+
+
+class _Open(threading.local):
+    """What is being collected in this thread."""
+
+    records: dict[str, list[np.ndarray]] | None = None
+    offers: Offers | None = None
+
+
+_open = _Open()
 
 
 @contextmanager
 def recording() -> Iterator[dict[str, list[np.ndarray]]]:
     """Collect what `record` is offered inside the block: name -> one NumPy array for each layer, in order."""
-    global _records
-    before, _records = _records, defaultdict(list)
+    before, _open.records = _open.records, defaultdict(list)
     try:
-        yield _records
+        yield _open.records
     finally:
-        _records = before
+        _open.records = before
+
+
+def is_recording() -> bool:
+    """Whether somebody looks."""
+    return _open.records is not None
 
 
 def record(name: str, value: Callable[[], Array]) -> None:
     """Offer a value; it is computed only if somebody is recording."""
-    if _records is not None:
-        _records[name].append(np.array(current().to_numpy(value())))
+    if _open.records is not None:
+        _open.records[name].append(np.array(current().to_numpy(value())))
+
+
+@contextmanager
+def offered(mask: Array | None = None) -> Iterator[Offers]:
+    """Collect what layers offer inside the block, for some of the texts of a batch: see `collecting` and `absorb`."""
+    before = _open.offers
+    _open.offers = offers = Offers(None if mask is None else current().asarray(mask))
+    try:
+        yield offers
+    finally:
+        _open.offers = before
 
 
 @contextmanager
@@ -46,31 +96,43 @@ def collecting(mask: Array | None = None) -> Iterator[list[Tensor]]:
 
     mask (B, T) is 0 for tokens that are padding, which joint losses and the load of experts leave out.
     """
-    global _losses, _joint, _mask
-    before = _losses, _joint, _mask
-    _losses, _joint, _mask = [], {}, None if mask is None else current().asarray(mask)
-    try:
-        yield _losses
-        _losses += [loss(values, mask) for loss, values in _joint.items()]
-    finally:
-        _losses, _joint, _mask = before
+    with offered(mask) as offers:
+        yield offers.losses
+        offers.losses += [loss(values, mask) for loss, values in offers.joint.items()]
+
+
+def absorb(parts: Sequence[Offers], shares: Sequence[float]) -> None:
+    """Offer what several parts of a batch have offered apart, as the whole batch would have; `shares` of its texts."""
+    if _open.offers is None:
+        return
+    for losses in zip(*(part.losses for part in parts), strict=True):
+        total, *others = (loss * share for loss, share in zip(losses, shares, strict=True))
+        for other in others:
+            total = total + other
+        _open.offers.losses.append(total)
+    for loss in parts[0].joint:
+        layers = zip(*(part.joint[loss] for part in parts), strict=True)
+        _open.offers.joint.setdefault(loss, []).extend(first.join(others) for first, *others in layers)
 
 
 def counted() -> Array | None:
     """The mask (B, T) that `collecting` was given, 0 for tokens that are padding; None where none was."""
-    return _mask
+    return None if _open.offers is None else _open.offers.mask
 
 
 def contribute(loss: Callable[[], Tensor]) -> None:
-    """Offer a loss of a layer's own, a scalar; it is computed only if somebody collects, and gradients are recorded."""
-    if _losses is not None and is_grad_enabled():
-        _losses.append(loss())
+    """Offer a loss of a layer's own, a scalar, and a mean over the texts of the batch.
+
+    It is computed only if somebody collects, and gradients are recorded.
+    """
+    if _open.offers is not None and is_grad_enabled():
+        _open.offers.losses.append(loss())
 
 
-def contribute_jointly(loss: Callable[[list[Any], Array | None], Tensor], value: Callable[[], Any]) -> None:
+def contribute_jointly(loss: JointLoss, value: Callable[[], Joint]) -> None:
     """Offer a layer's part of a loss that is computed once, as loss(values, mask), from the values of all layers.
 
     Layers whose losses are equal share one.
     """
-    if _losses is not None and is_grad_enabled():
-        _joint.setdefault(loss, []).append(value())
+    if _open.offers is not None and is_grad_enabled():
+        _open.offers.joint.setdefault(loss, []).append(value())

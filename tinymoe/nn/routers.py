@@ -72,6 +72,7 @@ class Router(Module):
         self.norm_topk_prob = c.norm_topk_prob
         self.routed_scaling_factor = c.routed_scaling_factor
         self.capacity_factor = c.capacity_factor
+        self.whole_batch = self.whole_batch or c.capacity_factor is not None  # tokens compete for the room there is
 
     def __call__(self, x: Tensor) -> Routing:
         """Choose for the tokens x (N, C). Raises FloatingPointError where a score is not a number."""
@@ -200,6 +201,8 @@ class ExpertChoiceRouter(Router):
     it was trained: it is here to compare with.
     """
 
+    whole_batch = True
+
     def __call__(self, x: Tensor) -> Routing:
         """Choose for the tokens x (N, C): k in the routing is E, of which those stay that chose the token."""
         xp, (tokens, experts) = current().xp, (len(x.data), len(self.weight))
@@ -217,7 +220,7 @@ class ExpertChoiceRouter(Router):
 
 def check_scores(scores: Array) -> None:
     """Raises FloatingPointError, naming the token, when a score of (N, E) is not a number."""
-    if (bad := current().xp.isnan(scores)).any():
+    if current().any(bad := current().xp.isnan(scores)):
         token = int(bad.any(axis=-1).argmax())
         raise FloatingPointError(
             f"router logits: got a logit that is infinite or not a number for token {token} of {len(scores)}, expected "

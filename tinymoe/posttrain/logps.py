@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .. import ops
 from ..backend import current, reference
 from ..backend.reference import Array
 from ..models.decoder import CausalLM, _document_numbers
+from ..nn.parts import by_lanes
 from ..ops import Result, op
 from ..tensor import Context, Tensor
 from .functional import as_mask, check_ids, check_positive
@@ -49,11 +51,16 @@ def token_logps(
     xp = current().xp
     scored = xp.ones(ids.shape, dtype=bool) if mask is None else as_mask(mask, ids.shape)
     numbers = _document_numbers(ids, attention_mask, documents)
-    # No token follows the last one, so the model need not read it.
-    hidden = model.model(ids[:, :-1], documents=None if numbers is None else numbers[:, :-1])  # (B, T - 1, C)
     targets = xp.where(scored, ids, -1)[:, 1:]
-    softcap = model.config.final_logit_softcapping
-    pair = linear_log_probs(hidden, *model._output(), targets=targets, softcap=softcap, temperature=temperature)
+    options = {"softcap": model.config.final_logit_softcapping, "temperature": temperature}
+
+    def lane(rows: slice) -> Tensor:
+        # No token follows the last one, so the model need not read it.
+        hidden = model.model(ids[rows, :-1], documents=None if numbers is None else numbers[rows, :-1])
+        return linear_log_probs(hidden, *model._output(), targets=targets[rows], **options)  # (2, rows, T - 1)
+
+    first, *others = by_lanes(model, lane, targets.shape)
+    pair = ops.concatenate(first, *others, axis=1) if others else first
     return TokenLogps(pair[0], pair[1])
 
 

@@ -21,6 +21,7 @@ from ..files import write_atomically
 from ..models import from_pretrained
 from ..models.decoder import CausalLM
 from ..models.pretrained import is_whole, read_safetensors
+from ..models.tensor_files import serialize
 from ..nn.module import Module, Parameter
 from .optim import AdamW
 
@@ -136,10 +137,7 @@ def _read_model(checkpoint: Path, model: CausalLM, companion: Module | None) -> 
 
 
 def _save_parameters(module: Module, file: Path) -> None:
-    from safetensors.numpy import save as serialize
-
-    arrays = {name: np.ascontiguousarray(p.numpy()) for name, p in module.named_parameters()}
-    write_atomically(file, serialize(arrays))
+    write_atomically(file, serialize({name: p.numpy() for name, p in module.named_parameters()}))
 
 
 def _read_parameters(module: Module, file: Path) -> list[tuple[Parameter, np.ndarray]]:
@@ -150,8 +148,6 @@ def _read_parameters(module: Module, file: Path) -> list[tuple[Parameter, np.nda
 
 
 def _save_optimizer(optimizer: AdamW, file: Path) -> dict[str, Any]:
-    from safetensors.numpy import save as serialize
-
     state = optimizer.state_dict()
     arrays = {f"{n}.{key}": s[key] for n, s in state["state"].items() for key in ("exp_avg", "exp_avg_sq")}
     write_atomically(file, serialize(arrays))
@@ -159,17 +155,14 @@ def _save_optimizer(optimizer: AdamW, file: Path) -> dict[str, Any]:
 
 
 def _read_optimizer(checkpoint: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as deserialize
-
     file, settings = checkpoint / "trainer" / "optimizer.safetensors", read_record(checkpoint)["optimizer"]
     try:
-        arrays: dict[str, np.ndarray] = deserialize(file.read_bytes())
+        arrays = dict(read_safetensors(file))
         state = {
             int(n): {"step": step, "exp_avg": arrays[f"{n}.exp_avg"], "exp_avg_sq": arrays[f"{n}.exp_avg_sq"]}
             for n, step in settings["steps"].items()
         }
-    except (SafetensorError, KeyError) as error:
+    except KeyError as error:
         raise ValueError(f"{file}: it is damaged ({error})") from error
     return {"state": state, "param_groups": settings["param_groups"]}
 

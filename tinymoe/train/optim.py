@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..backend import current
+from ..backend.reference import Array
+from ..lanes import at_once, split_evenly
 from ..nn.module import Module
 from ..tensor import Tensor
 
@@ -33,9 +36,12 @@ class AdamW:
 
     def step(self, grad_scale: float = 1.0) -> None:
         """Update every parameter in place. `grad_scale` multiplies the gradients first: clipping for free."""
-        for number, p, group in self._numbered():
-            if p.grad is None:
-                continue
+        found = [(number, p, group) for number, p, group in self._numbered() if p.grad is not None]
+        shares = split_evenly(found, [p.size for _, p, _ in found])
+        at_once([partial(self._update, share, grad_scale) for share in shares])
+
+    def _update(self, found: Sequence[tuple[int, Tensor, dict[str, Any]]], grad_scale: float) -> None:
+        for number, p, group in found:
             if number not in self.state:
                 self.state[number] = _fresh_state(p)
             state, (beta1, beta2) = self.state[number], group["betas"]
@@ -96,7 +102,9 @@ def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def grad_norm(params: Iterable[Tensor]) -> float:
     """The Euclidean norm of all gradients taken as one long vector."""
-    return math.sqrt(sum(current().sum_of_squares(p.grad) for p in params if p.grad is not None))
+    grads = [p.grad for p in params if p.grad is not None]
+    shares = split_evenly(grads, [g.size for g in grads])
+    return math.sqrt(sum(at_once([partial(_sum_of_squares, share) for share in shares])))
 
 
 def clip_factor(norm: float, max_norm: float) -> float:
@@ -119,6 +127,10 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float) -> float:
             if p.grad is not None:
                 p.grad *= factor
     return norm
+
+
+def _sum_of_squares(grads: Sequence[Array]) -> float:
+    return sum(current().sum_of_squares(g) for g in grads)
 
 
 def _groups(params: Iterable[Any], defaults: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,16 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import current
 from ..files import write_atomically
 from ..models.decoder import CausalLM
 from ..models.pretrained import is_whole
 from ..nn.module import Module
 from ..tensor import no_grad
 from . import checkpoint, optim, schedule
-from .data import TokenData
+from .data import Batch, TokenData
+from .device_step import DeviceStep
 
 # Settings that may differ when a run is resumed: they change what is reported and kept, not what is learned.
-_MAY_CHANGE = {"eval_every", "eval_batches", "checkpoint_every", "keep"}
+_MAY_CHANGE = {"cuda_graph", "eval_every", "eval_batches", "checkpoint_every", "keep"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class TrainConfig:
     beta2: float = 0.99
     grad_clip: float = 1.0  # 0 switches clipping off
     accumulate: int = 1
+    cuda_graph: bool = False  # on a GPU, capture a step once and replay it: faster where steps are small
     eval_every: int = 250
     eval_batches: int | None = 20  # of the evaluations during the run; None is all of the validation text
     checkpoint_every: int = 250
@@ -90,6 +93,7 @@ class Trainer:
         self.steps_done = 0
         self.history: list[dict[str, Any]] = []  # one dict of metrics a step
         self._owns_out = False
+        self._device_step: DeviceStep | None = None  # made at the first step on a GPU
 
     @np.errstate(all="ignore")  # an overflow is not a warning here: it ends the run, with its name
     def step(self) -> dict[str, Any]:
@@ -103,16 +107,8 @@ class Trainer:
         config, began = self.config, time.perf_counter()
         rows = config.batch_size * config.accumulate
         batch = self.data.batch(rows, seed=config.seed, step=self.steps_done)
-        self.optimizer.zero_grad()
-        loss = 0.0
-        for part in batch.split(config.accumulate):
-            # Weighted by its number of targets: the mean of parts of unequal size is not the mean of the batch.
-            part_loss = self.model.loss(part.ids, part.targets, documents=part.documents)
-            part_loss = part_loss * (part.num_targets / batch.num_targets)
-            part_loss.backward()
-            loss += part_loss.item()
         lr = config.learning_rate(self.steps_done)
-        norm = self.descend(loss, lr, config.grad_clip)
+        loss, norm = (self.learn_on_device if current().on_device else self.learn)(batch, lr)
         self.steps_done += 1
         reports = [report for module in self.model.modules() if (report := module.after_step())]
         seconds = time.perf_counter() - began
@@ -125,6 +121,27 @@ class Trainer:
             **{name: [report[name] for report in reports] for name in (reports[0] if reports else ())},
         }
 
+    def learn(self, batch: Batch, lr: float) -> tuple[float, float]:
+        """One update from a batch; returns its loss, and the norm of the gradient before clipping."""
+        self.optimizer.zero_grad()
+        loss = 0.0
+        for part in batch.split(self.config.accumulate):
+            # Weighted by its number of targets: the mean of parts of unequal size is not the mean of the batch.
+            part_loss = self.model.loss(part.ids, part.targets, documents=part.documents)
+            part_loss = part_loss * (part.num_targets / batch.num_targets)
+            part_loss.backward()
+            loss += part_loss.item()
+        return loss, self.descend(loss, lr, self.config.grad_clip)
+
+    def learn_on_device(self, batch: Batch, lr: float) -> tuple[float, float]:
+        """The same on a GPU, which is told what to do from first to last before it is waited for."""
+        if self._device_step is None:
+            self._device_step = DeviceStep(self.model, self.optimizer, self.config.cuda_graph)
+        rates = [lr] * len(self.optimizer.param_groups)
+        loss, norm = self._device_step(batch.split(self.config.accumulate), rates, self.config.grad_clip)
+        self._check_finite(loss, norm)
+        return loss, norm
+
     def descend(self, loss: float, lr: float | Sequence[float], max_norm: float) -> float:
         """One update by the gradients there are, scaled to a joint norm of at most max_norm; returns their norm before.
 
@@ -133,12 +150,15 @@ class Trainer:
         """
         groups = self.optimizer.param_groups
         norm = optim.grad_norm(p for group in groups for p in group["params"])
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(_describe_overflow(self.model, self.steps_done + 1, "loss", loss, self.companion))
+        self._check_finite(loss, norm)
         for group, rate in zip(groups, np.broadcast_to(lr, len(groups)).tolist(), strict=True):
             group["lr"] = rate
         self.optimizer.step(grad_scale=optim.clip_factor(norm, max_norm) if max_norm else 1.0)
         return norm
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(_describe_overflow(self.model, self.steps_done + 1, "loss", loss, self.companion))
 
     @np.errstate(all="ignore")
     def evaluate(self, batches: int | None = None) -> float:
@@ -257,6 +277,7 @@ def _check_config(config: TrainConfig) -> None:
         _expect(name, value, 0 <= value < math.inf, "a number ≥ 0")
     for name in ("beta1", "beta2"):
         _expect(name, getattr(config, name), 0 <= getattr(config, name) < 1, "a number in [0, 1)")
+    _expect("cuda_graph", config.cuda_graph, isinstance(config.cuda_graph, bool), "True or False")
     _expect("lr", config.lr, 0 < config.lr < math.inf, "a number > 0")
     _expect("decay", config.decay, config.decay is None or config.decay >= 0, "a number of steps ≥ 0, or None")
     _expect(

@@ -1,0 +1,266 @@
+"""The compiled decode step: the same scores as the ordinary way through the model, and the same cache behind it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinymoe import zoo
+from tinymoe.backend import current, using
+from tinymoe.models import CausalLM
+from tinymoe.models.compiled import decoder_weights
+from tinymoe.nn import Config
+from tinymoe.nn.cache import KVCache
+from tinymoe.posttrain.lora import LoraConfig, add_lora
+from tinymoe.posttrain.rollout import take_rows
+
+pytest.importorskip("numba")
+
+SHAPE = {
+    "vocab_size": 29,
+    "hidden_size": 24,
+    "intermediate_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+WINDOWS = {"layer_types": ("sliding_attention", "full_attention"), "sliding_window": 5}
+MODELS = {
+    "llama": {},
+    "one key head, biases, tied": {
+        "num_key_value_heads": 1,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "odd sizes": {"head_dim": 10, "intermediate_size": 37, "vocab_size": 31, "hidden_size": 21},
+    "wide heads, output bias": {"head_dim": 40, "lm_head_bias": True, "final_logit_softcapping": 3.0},
+    "no positions": {"attention": "variant", "position": "none"},
+    "windows": {"attention": "variant", **WINDOWS},
+    "qk-norm, soft-cap, part turned": {
+        "attention": "variant",
+        "qk_norm": "rms_norm",
+        "head_dim": 16,
+        "attn_logit_softcapping": 2.0,
+        "partial_rotary_factor": 0.5,
+    },
+    "norms around one, layers without positions": {
+        "attention": "variant",
+        "norm": "rms_norm_plus_one",
+        "qk_norm": "rms_norm_plus_one",
+        "no_rope_layers": (1, 0),
+    },
+}
+COMPILED = ["llama-nano", "mistral-nano", "qwen2-nano", "qwen3-nano", "phi3-nano"]
+ORDINARY = ["gpt2-nano", "bloom-nano", "falcon-nano", "gemma-nano", "gemma2-nano", "mixtral-nano", "deepseek-v3-nano"]
+
+
+def build(**fields) -> CausalLM:
+    return CausalLM(Config(**{**SHAPE, **fields}), seed=0)
+
+
+def tokens(model: CausalLM, *shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(model.config.vocab_size, size=shape)
+
+
+def read(model: CausalLM, ids: np.ndarray, pieces: list[int], padded: bool = False, compiled: bool = True) -> tuple:
+    """Scores of the last token of each piece, and the cache; without `compiled`, as the reference computes them."""
+    with using("numba" if compiled else "numpy"):
+        cache, scores, end = model.new_cache(), [], 0
+        mask = np.tril(np.ones((len(ids), pieces[0])), k=pieces[0] - 1)[:, ::-1] if padded else None
+        for length in pieces:
+            logits = model(ids[:, end : end + length], cache=cache, attention_mask=mask if not end else None)
+            scores.append(logits.numpy()[:, -1])
+            end += length
+    return np.stack(scores, axis=1), cache
+
+
+def check(model: CausalLM, ids: np.ndarray, pieces: list[int], padded: bool = False) -> None:
+    """The compiled step and the ordinary way give the same scores, and leave the same cache."""
+    got, cache = read(model, ids, pieces, padded)
+    expected, reference = read(model, ids, pieces, padded, compiled=False)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    assert cache.length == reference.length and cache.nbytes == reference.nbytes
+    for mine, other in zip(cache.layers, reference.layers, strict=True):
+        for name in ("_keys", "_values"):
+            seen = [getattr(layer, name)[:, : min(layer.length, 4)] for layer in (mine, other)]
+            np.testing.assert_allclose(*seen, atol=2e-5 * np.abs(seen[1]).max(initial=0))
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """The batch size of each compiled step."""
+    decode, seen = pytest.importorskip("tinymoe.backend.numba_decode"), []
+    call = decode.CompiledDecoder.__call__
+
+    def counted(self, ids, *rest):
+        seen.append(len(ids))
+        return call(self, ids, *rest)
+
+    monkeypatch.setattr(decode.CompiledDecoder, "__call__", counted)
+    return seen
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("batch", [1, 3, 6, 19])
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_those_of_the_ordinary_way(name, batch, calls):
+    model = build(**MODELS[name])
+    check(model, tokens(model, batch, 12), [3] + [1] * 9)
+    assert calls == [batch] * 9
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("name", ["llama", "windows"])
+@pytest.mark.parametrize("batch", [3, 11])
+def test_prompts_of_unequal_length(name, batch, calls):
+    model = build(**MODELS[name])
+    check(model, tokens(model, batch, 20), [batch] + [1] * 8, padded=True)
+    assert len(calls) == 8
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=30), st.integers(1, 18), st.sampled_from(sorted(MODELS)))
+def test_compiled_and_ordinary_steps_may_follow_one_another(pieces, batch, name):
+    model = build(**MODELS[name])
+    check(model, tokens(model, batch, sum(pieces)), pieces)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+@pytest.mark.parametrize("name", COMPILED)
+def test_families(name, batch, calls):
+    reach = {"sliding_window": 8} if "mistral" in name or "phi3" in name else {}
+    model = zoo.build(name, vocab_size=29, seed=1, **reach)
+    check(model, tokens(model, batch, 20), [6] + [1] * 14)
+    assert len(calls) == 14
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_models_with_other_parts_take_the_ordinary_way(name, calls):
+    model = zoo.build(name, vocab_size=29, seed=1)
+    assert decoder_weights(model) is None
+    check(model, tokens(model, 2, 8), [4] + [1] * 4)
+    assert not calls
+
+
+def test_a_long_text_outgrows_the_cache_again_and_again(calls):
+    model = build(attention="variant", **WINDOWS)
+    check(model, tokens(model, 2, 301), [1] + [1] * 300)
+    assert len(calls) == 300
+
+
+def test_weights_may_change_between_tokens(calls):
+    model, other = build(), build()
+    other.lm_head.weight.data[:] = model.lm_head.weight.data[:] = 0.1
+    ids, (cache, ordinary) = tokens(model, 2, 6), (m.new_cache() for m in (model, other))
+    with using("numba"):
+        model(ids[:, :3], cache=cache)
+        other(ids[:, :3], cache=ordinary)
+        for i, change in enumerate((in_place, exchanged, lambda p: None), start=3):
+            for p, q in zip(model.parameters(), other.parameters(), strict=True):
+                change(p)
+                q.data = p.data.copy()
+            got = model(ids[:, i : i + 1], cache=cache).numpy()
+            with using("numpy"):
+                expected = other(ids[:, i : i + 1], cache=ordinary).numpy()
+            np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    assert len(calls) == 3
+
+
+def in_place(p) -> None:
+    p.data *= 1.5
+
+
+def exchanged(p) -> None:
+    p.data = p.data * np.float32(0.7)
+
+
+def test_float64_and_adapters_take_the_ordinary_way(calls):
+    wide, adapted = build(), build()
+    for p in wide.parameters():
+        p.data = p.data.astype(np.float64)
+    add_lora(adapted, LoraConfig(r=2))
+    for model in (wide, adapted):
+        check(model, tokens(model, 2, 6), [3, 1, 1, 1])
+    assert not calls
+
+
+def test_rows_may_be_dropped_and_repeated(calls):
+    model = build(**MODELS["windows"])
+    ids, rows = tokens(model, 4, 9), [3, 0, 0]
+    with using("numba"):
+        cache, few = model.new_cache(), model.new_cache()
+        for i in range(6):
+            model(ids[:, i : i + 1], cache=cache)
+        model(ids[rows, :6], cache=few)
+        take_rows(cache, rows)
+        for i in range(6, 9):
+            got, expected = (model(ids[rows, i : i + 1], cache=c).numpy() for c in (cache, few))
+            np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+    assert calls == [4] * 5 + [3] * 6
+
+
+def test_what_is_recorded_is_recorded_as_ever():
+    from tinymoe.nn.recorder import recording
+
+    model = build()
+    with using("numba"):
+        cache = model.new_cache()
+        model([[1, 2, 3]], cache=cache)
+        with recording() as records:
+            model([[4]], cache=cache)
+    assert [weights.shape for weights in records["attention"]] == [(1, 4, 1, 4)] * 2
+
+
+def test_a_function_that_was_replaced_is_the_one_that_runs(calls, monkeypatch):
+    from tinymoe.tensor import OPS
+
+    model, function = build(), OPS["rms_norm"]
+    with using("numba"):
+        cache = model.new_cache()
+        model([[1, 2, 3]], cache=cache)
+        model([[4]], cache=cache)
+        monkeypatch.setattr(function, "__code__", (lambda ctx, x, weight, *, eps: (x * 0, None)).__code__)
+        assert not model([[5]], cache=cache).numpy().any()
+    assert len(calls) == 1
+
+
+def test_generation_is_the_same(calls):
+    model = build(initializer_range=0.6)
+    prompt = tokens(model, 3, 5)
+    for options in ({"temperature": 0.0}, {"temperature": 0.9, "top_k": 9, "seed": 1}, {"top_p": 0.8, "seed": 2}):
+        texts = []
+        for name in ("numba", "numpy"):
+            with using(name):
+                texts.append(model.generate(prompt, max_new_tokens=40, **options))
+        np.testing.assert_array_equal(*texts)
+    assert len(calls) == 3 * 39
+
+
+def test_another_batch_is_refused_and_leaves_the_cache_as_it_was():
+    model = build()
+    with using("numba"):
+        cache = model.new_cache()
+        model([[1, 2], [3, 4]], cache=cache)
+        model([[1], [2]], cache=cache)
+        with pytest.raises(ValueError, match="cache: it holds a batch of 2, got a batch of 1"):
+            model([[1]], cache=cache)
+        assert cache.length == 3
+        with pytest.raises(ValueError, match="ids: got token id 29, expected 0 to 28"):
+            model([[29], [0]], cache=cache)
+
+
+def test_the_reference_compiles_nothing():
+    model = build()
+    with using("numpy"):
+        assert current().compile_decoder(decoder_weights(model)) is None
+    assert isinstance(model.new_cache(), KVCache)
+
+
+def test_arrays_that_cannot_be_read_where_they_stand():
+    decode = pytest.importorskip("tinymoe.backend.numba_decode")
+    with pytest.raises(ValueError, match=r"array: got float64 of strides \(8,\), expected float32 in one piece"):
+        decode._address(np.zeros(3))

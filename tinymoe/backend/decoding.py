@@ -1,0 +1,63 @@
+"""What a compiled decode step is told about a model: raw arrays and numbers, no modules.
+
+C hidden_size   H query heads   K key/value heads   D head_dim   I intermediate_size   V vocabulary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .reference import Array
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer: RMSNorm, attention, RMSNorm, SwiGLU, each added to the residual stream. None for what it lacks.
+
+    q (H D, C), k and v (K D, C), o (C, H D), gate and up (I, C), down (C, I), their biases, norms (C,) and, head by
+    head, q_norm and k_norm (D,). turn numbers the cosines and sines of queries and keys; -1 for no turning.
+    """
+
+    input_norm: Array
+    q: Array
+    k: Array
+    v: Array
+    o: Array
+    post_norm: Array
+    gate: Array
+    up: Array
+    down: Array
+    q_bias: Array | None = None
+    k_bias: Array | None = None
+    v_bias: Array | None = None
+    o_bias: Array | None = None
+    gate_bias: Array | None = None
+    up_bias: Array | None = None
+    down_bias: Array | None = None
+    q_norm: Array | None = None
+    k_norm: Array | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+    turn: int = 0
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A whole model: embedding (V, C), layers, the last norm (C,), and the output layer (V, C) with its bias (V,).
+
+    Norms multiply by their weight plus `norm_offset`, and divide by a root to which `eps` was added.
+    """
+
+    embedding: Array
+    layers: tuple[LayerWeights, ...]
+    norm: Array
+    output: Array
+    output_bias: Array | None
+    head_dim: int
+    eps: float
+    norm_offset: float = 0.0
+
+
+# A layer's keys and values, (B, capacity, K, D) each, and which of their places are looked at; the last is the new
+# token's, which the step fills.
+Place = tuple[Array, Array, slice]
