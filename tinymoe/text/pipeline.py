@@ -126,12 +126,12 @@ class AddedTokenFinder:
     def __init__(self, tokens: Sequence[AddedToken], normalize: Callable[[str], str] = str) -> None:
         self._tokens = {normalize(token.content): token for token in tokens}
         longest_first = sorted(self._tokens, key=len, reverse=True)
-        self._regex = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._regex = re.compile("|".join(map(re.escape, longest_first)))
 
     def split(self, text: str, special: bool = True) -> Iterator[str | AddedToken]:
         """Yield the added tokens and the texts between them; special tokens count as text if `special` is False."""
         done = 0
-        for match in self._regex.finditer(text):
+        for match in self._regex.finditer(text) if self._tokens else ():
             start, end = match.span()
             token = self._tokens[match[0]]
             if token.special and not special:
@@ -178,16 +178,18 @@ class Pipeline:
 
     def __call__(self, text: str, special: bool = True) -> Iterator[int | list[str]]:
         """Yield, in their order, ids of added tokens and lists of words. Raises as `check_text` does."""
+        for part in self.parts(text, special):
+            yield part if isinstance(part, int) else self._words(part)
+
+    def parts(self, text: str, special: bool = True) -> Iterator[int | str]:
+        """Yield the ids of added tokens, and the texts between them before they are split."""
         check_text(text)
         for part in self._raw.split(text, special):
             if isinstance(part, AddedToken):
                 yield part.id
                 continue
             for piece in self._normalized.split(self.normalize(part), special):
-                if isinstance(piece, AddedToken):
-                    yield piece.id
-                else:
-                    yield self._words(piece)
+                yield piece.id if isinstance(piece, AddedToken) else piece
 
     def _words(self, text: str) -> list[str]:
         words = [text]

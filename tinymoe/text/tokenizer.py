@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
-from .bpe import byte_alphabet, merge_word, symbol_bytes, train_merges
+from . import compiled
+from .bpe import byte_alphabet, merge_word, symbol_bytes
 from .pipeline import Splitter, check_text, count_words, split_pattern
 from .tokenizer_json import (
     byte_level_spec,
@@ -45,7 +47,7 @@ class Tokenizer:
     """
 
     _token_bytes = staticmethod(symbol_bytes)
-    _cached_words, _cached_length = 65_536, 64
+    _cached_words, _cached_length = 131_072, 64
 
     def __init__(self, spec: dict[str, Any]) -> None:
         """Build the tokenizer that a parsed tokenizer.json describes. Raises ValueError naming a bad field."""
@@ -78,8 +80,8 @@ class Tokenizer:
         vocab = initial_vocab(special_tokens, sorted(byte_alphabet()))
         if vocab_size < len(vocab):
             raise ValueError(f"vocab_size must be at least {len(vocab)} (special tokens + bytes), got {vocab_size}")
-        words = count_words(texts, Splitter(split_pattern(pattern)))
-        merges = train_merges(words, vocab, vocab_size)
+        words = compiled.count_words(texts, Splitter(split_pattern(pattern)))
+        merges = compiled.train_merges(words, vocab, vocab_size)
         return cls(byte_level_spec(vocab, merges, pattern, special_tokens))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -87,20 +89,17 @@ class Tokenizer:
 
         Adds no tokens of its own, such as one for the beginning. Raises ValueError for a lone surrogate.
         """
-        ids: list[int] = []
-        for part in self.pipeline(text, special):
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                for word in part:
-                    ids += self._cache.get(word) or self._encode_word(word)
-        return ids
+        return self.encode_batch([text], special)[0]
 
     def encode_batch(self, texts: Iterable[str], special: bool = True) -> list[list[int]]:
-        """Return the ids of each text."""
+        """Return the ids of each text. Large texts are encoded by compiled code, with the same result."""
         if isinstance(texts, str):
             raise TypeError("texts must be a list of str, got one str; use encode")
-        return [self.encode(text, special) for text in texts]
+        texts = list(texts)
+        kernels = compiled.kernels_for(texts, compiled.LARGE)
+        if kernels and self._large_texts:
+            return self._large_texts(texts, special, kernels)
+        return [self._encode_text(text, special) for text in texts]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`; bytes that are not valid UTF-8 become U+FFFD. Raises as `tokens` does."""
@@ -151,6 +150,20 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={list(self.special_tokens)})"
+
+    @cached_property
+    def _large_texts(self) -> compiled.LargeTexts | None:
+        return compiled.large_texts(self)
+
+    def _encode_text(self, text: str, special: bool) -> list[int]:
+        ids: list[int] = []
+        for part in self.pipeline(text, special):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                for word in part:
+                    ids += self._cache.get(word) or self._encode_word(word)
+        return ids
 
     def _encode_word(self, word: str) -> list[int]:
         symbols = [byte_alphabet()[byte] for byte in word.encode()]
