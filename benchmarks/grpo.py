@@ -2,11 +2,11 @@
 
     python benchmarks/grpo.py [--task arithmetic] [--only NAME ...] [--seeds 0 1 2 3] [--steps N] [--json FILE]
 
-All start from the checkpoints of `tools/checkpoints.py` (make countdown-sft there first), and each step samples 128
-answers: 8 to each of 16 problems, or, for PPO, one to each of 128. The seed decides which problems come and what is
-sampled. Held-out accuracy is of 200 problems of the test split, every 10 steps: of the likeliest answer (greedy), and
-of one answer sampled at temperature 1. Seconds are of training alone: `seconds` by the clock, `cpu_seconds` of one
-thread. Runs that the JSON file holds already are kept, and not made again.
+All start from the checkpoints of `tools/checkpoints.py`, and each step samples 128 answers: 8 to each of 16 problems,
+or, for PPO, one to each of 128. The seed decides which problems come and what is sampled. Held-out accuracy is of 200
+problems of the test split, every 10 steps: of the likeliest answer (greedy), and of one answer sampled at temperature
+1. Seconds are of training alone: `seconds` by the clock, `cpu_seconds` of one thread. Runs that the JSON file holds
+already are kept, and not made again.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from tinymoe.posttrain import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, re
 
 RESULTS = ROOT / "benchmarks" / "results" / "grpo.json"
 EVERY = 10  # steps between evaluations
-LENGTH = {"arithmetic": 48, "countdown": 120}  # tokens of an answer at most
-LEVEL = {"arithmetic": 2, "countdown": 3}
-COUNT = {"arithmetic": 4500, "countdown": 5000}
+SHOWN = 12  # likeliest answers kept, of the start and of the end
+LENGTH = {"arithmetic": 48, "countdown": 100}  # tokens of an answer at most
+LEVEL = {"arithmetic": 2, "countdown": 2}  # countdown: three numbers
+COUNT = {"arithmetic": 4500, "countdown": 1600}  # of all that there are, 1,679, for countdown
 STEPS = {"arithmetic": 100, "countdown": 100}
 LONG = 500  # of R1 on arithmetic
+WARMUP = {"arithmetic": 0, "countdown": 5}
 
 GRPO: dict[str, dict[str, Any]] = {
     "R1": {"loss_type": "grpo"},
@@ -78,13 +80,17 @@ def well_formed(prompts: list[str], completions: list[str], problems: list[tasks
     return [0.1 * rewards.format_reward(text, "tags") for text in completions]
 
 
-def accuracy(model: CausalLM, problems: list[tasks.Problem], length: int, temperature: float) -> float:
-    """The share of right answers, one to each problem."""
+# Points for the form alone, where few answers are right, are all that a model would go for.
+REWARDS = {"arithmetic": [correct, well_formed], "countdown": [correct]}
+
+
+def answers(model: CausalLM, problems: list[tasks.Problem], length: int, temperature: float) -> list[str]:
+    """What the model writes, one text to each problem."""
     tokenizer, end = model.tokenizer, model.config.eos_token_id
     prompts = tokenizer.encode_batch([problem.prompt for problem in problems])
     batch = rollouts(model, prompts, max_new_tokens=length, temperature=temperature, stop=end, seed=7)
-    texts = [tokenizer.decode(ids) for ids in batch.completions()]
-    return statistics.fmean(rewards.correct(text, problem) for text, problem in zip(texts, problems, strict=True))
+    ended = zip(batch.completions(), batch.finished, strict=True)
+    return [tokenizer.decode(ids[:-1] if finished else ids) for ids, finished in ended]
 
 
 def trainer(task: str, name: str, seed: int, steps: int) -> GRPOTrainer | PPOTrainer:
@@ -92,25 +98,28 @@ def trainer(task: str, name: str, seed: int, steps: int) -> GRPOTrainer | PPOTra
     model = tm.from_pretrained(ROOT / "data" / "checkpoints" / f"{task}-sft")
     problems = tasks.problems(task, "train", seed=0, count=COUNT[task], level=LEVEL[task])
     common = {"steps": steps, "max_completion_length": LENGTH[task], "seed": seed, "learning_rate": 2e-4}
+    common["warmup"] = WARMUP[task]
     if name in PPO:
-        return PPOTrainer(model, problems, [correct, well_formed], PPOConfig(**common | PPO[name]))
+        return PPOTrainer(model, problems, REWARDS[task], PPOConfig(**common | PPO[name]))
     sizes = {"num_generations": 8, "generation_batch_size": 128}
-    return GRPOTrainer(model, problems, [correct, well_formed], GRPOConfig(**common | sizes | GRPO[name]))
+    return GRPOTrainer(model, problems, REWARDS[task], GRPOConfig(**common | sizes | GRPO[name]))
 
 
 def run(task: str, name: str, seed: int, steps: int) -> dict[str, Any]:
-    """Train, and look at held-out problems on the way: curves with a list for each figure."""
-    learner, test = (
-        trainer(task, name, seed, steps),
-        tasks.problems(task, "test", seed=100, count=200, level=LEVEL[task]),
-    )
-    curves: dict[str, list[Any]] = {"step": [], "greedy": [], "sampled": []}
+    """Train, and look at held-out problems on the way: curves with a list for each figure, and some texts."""
+    learner = trainer(task, name, seed, steps)
+    test = tasks.problems(task, "test", seed=100, count=200, level=LEVEL[task])
+    curves: dict[str, list[Any]] = {"step": [], "greedy": [], "sampled": [], "texts": []}
     history, seconds, cpu_seconds = [], 0.0, 0.0
     while True:
         if learner.steps_done % EVERY == 0:
             curves["step"].append(learner.steps_done)
-            for column, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-                curves[column].append(round(accuracy(learner.model, test, LENGTH[task], temperature), 4))
+            for column, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+                texts = answers(learner.model, test, LENGTH[task], temperature)
+                right = [rewards.correct(text, problem) for text, problem in zip(texts, test, strict=True)]
+                curves[column].append(round(statistics.fmean(right), 4))
+            if learner.steps_done in (0, steps):
+                curves["texts"].append(texts[:SHOWN])
         if learner.steps_done == steps:
             break
         clock, cpu = time.perf_counter(), time.process_time()

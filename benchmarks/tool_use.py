@@ -16,7 +16,7 @@ from typing import Any
 
 from instruct import add, chapter
 
-STEPS = 500
+STEPS = 800
 
 
 def main() -> None:

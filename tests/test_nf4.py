@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import tracemalloc
 
 import numpy as np
@@ -66,14 +67,14 @@ def test_normal_numbers_use_every_code_and_none_too_often():
     assert share.min() > 0.005 and share.max() < 0.12  # an even spread would be 0.0625
 
 
-def bound(values: np.ndarray) -> np.ndarray:
+def bound(values: np.ndarray, size: int = 64) -> np.ndarray:
     """The most that a number may be off: by its code, and by its block's scale."""
-    blocks = np.pad(values.reshape(-1), (0, -values.size % 64)).reshape(-1, 64)
+    blocks = np.pad(values.reshape(-1), (0, -values.size % size)).reshape(-1, size)
     largest = np.abs(blocks).max(axis=1)
     off = np.abs(largest - largest.mean())
     spans = np.repeat([part.max() for part in np.split(off, range(256, len(off), 256))], 256)[: len(off)]
     most = largest * WIDEST + spans * WIDEST_SCALE
-    return np.repeat(most, 64)[: values.size].reshape(values.shape) * (1 + 1e-5) + 1e-12
+    return np.repeat(most, size)[: values.size].reshape(values.shape) * (1 + 1e-5) + 1e-12
 
 
 @given(
@@ -93,14 +94,55 @@ def test_no_number_is_further_off_than_half_a_gap(rows, columns, spread, outlier
     assert (back * values >= 0).all(), "a sign was turned"
 
 
-@given(size=st.integers(1, 70_000), seed=st.integers(0, 100))
-def test_many_blocks_of_scales(size, seed):
+@given(size=st.integers(1, 70_000), block=st.sampled_from((2, 32, 64, 4096)), seed=st.integers(0, 100))
+def test_many_blocks_of_scales(size, block, seed):
     values = normal(size, seed=seed)
-    quantized = nf4.quantize(values)
-    blocks = -(-size // 64)
-    assert quantized.codes.nbytes == 32 * blocks and quantized.scales.nbytes == blocks
-    assert quantized.nbytes == 33 * blocks + 4 * -(-blocks // 256) + 4
-    assert (np.abs(nf4.dequantize(quantized) - values) <= bound(values)).all()
+    quantized = nf4.quantize(values, block)
+    blocks = -(-size // block)
+    assert quantized.codes.nbytes == block // 2 * blocks and quantized.scales.nbytes == blocks
+    assert quantized.nbytes == (block // 2 + 1) * blocks + 4 * -(-blocks // 256) + 4
+    assert (np.abs(nf4.dequantize(quantized) - values) <= bound(values, block)).all()
+
+
+def test_smaller_blocks_round_less_and_take_more():
+    values = normal(256, 256)
+    by_size = {size: nf4.quantize(values, size) for size in (256, 64, 32)}
+    errors = [np.square(nf4.dequantize(each) - values).mean() for each in by_size.values()]
+    assert errors[0] > 1.1 * errors[1] > 1.15 * errors[2]
+    assert by_size[256].nbytes < by_size[64].nbytes < by_size[32].nbytes <= 0.14 * values.nbytes
+    layer = nf4.quantize_model(tiny_model(), block_size=32).model.layers[0].mlp.up_proj
+    assert len(layer.codes.scales) == -(-math.prod(layer.codes.shape) // 32)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_fitted_scales_round_less_and_take_no_more(size):
+    values = normal(256, 256)
+    values[0, :100] = 0.0
+    plain, fitted = (nf4.quantize(values, size, fit_scales=fit) for fit in (False, True))
+    errors = [np.square(nf4.dequantize(each) - values).reshape(-1, size).sum(axis=1) for each in (plain, fitted)]
+    assert errors[1].sum() < 0.92 * errors[0].sum() and fitted.nbytes == plain.nbytes
+    blocks = values.reshape(-1, size)
+    largest = np.abs(blocks).max(axis=1)
+    scales = nf4.best_scales(blocks, largest)
+    assert (scales <= largest).all() and (scales >= 0.7499 * largest).all() and 0 < (scales < largest).mean() < 1
+
+    def error(scale: np.ndarray) -> np.ndarray:
+        scale = np.where(scale > 0, scale, 1)[:, None]
+        nearest = np.abs(blocks[..., None] / scale[..., None] - nf4.NORMAL_FLOAT).argmin(axis=-1)
+        return np.square(nf4.NORMAL_FLOAT[nearest] * scale - blocks).sum(axis=1)
+
+    assert (error(scales) <= np.minimum(error(largest), error(0.85 * largest)) * (1 + 1e-5)).all()
+    model = nf4.quantize_model(tiny_model(), block_size=size, fit_scales=True)
+    weight = tiny_model().model.layers[0].mlp.up_proj.weight.numpy()
+    np.testing.assert_array_equal(
+        model.model.layers[0].mlp.up_proj.weight.numpy(), nf4.dequantize(nf4.quantize(weight, size, fit_scales=True))
+    )
+
+
+@pytest.mark.parametrize("bad", [0, 1, 33, -64])
+def test_a_block_is_of_pairs(bad):
+    with pytest.raises(ValueError, match=f"block_size: got {bad}, expected an even number"):
+        nf4.quantize(normal(4, 64), bad)
 
 
 def test_zeros_and_equal_blocks_are_exact():

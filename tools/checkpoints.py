@@ -21,7 +21,6 @@ import re
 import string
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -144,7 +143,6 @@ def fact(rng: random.Random) -> str:
     return f"{max(a, b)}-{min(a, b)}={max(a, b) - min(a, b)}"
 
 
-@cache
 def knows_facts() -> CausalLM:
     """A model that can add, subtract, multiply and divide small numbers, and has never seen a problem."""
     tokenizer = characters([string.printable[:95] + "\n"], ("<think>", "</think>", "<answer>", "</answer>"))
@@ -156,26 +154,24 @@ def knows_facts() -> CausalLM:
     return model
 
 
-def careless(task: str, level: int, count: int, steps: int, seed: int = 0) -> CausalLM:
-    """A copy of the model that knows facts, after the demonstrations of a careless teacher, four for each problem."""
-    model, rng = copy.deepcopy(knows_facts()), random.Random(seed)
-    problems = tasks.problems(task, "train", seed=0, count=count, level=level)
-    fine_tune(
-        model, [(p.prompt, demonstrations.careless(p, rng)) for _ in range(4) for p in problems], steps, seed=seed
-    )
+def careless(model: CausalLM, task: str, level: int, count: int, each: int, steps: int, lr: float = 1e-3) -> CausalLM:
+    """The model after the demonstrations of a careless teacher, `each` for each of `count` problems."""
+    rng, problems = random.Random(0), tasks.problems(task, "train", seed=0, count=count, level=level)
+    fine_tune(model, [(p.prompt, demonstrations.careless(p, rng)) for _ in range(each) for p in problems], steps, lr)
     return model
 
 
 @recipe
 def arithmetic_sft() -> CausalLM:
     """Chapter 17: calculates in any order, as if * did not come before +."""
-    return careless("arithmetic", 2, 4500, 900)
+    return careless(knows_facts(), "arithmetic", 2, count=4500, each=4, steps=900)
 
 
 @recipe
 def countdown_sft() -> CausalLM:
-    """Benchmark grpo.py: guesses how to reach a number with four others, and gives up early; too weak to learn from."""
-    return careless("countdown", 3, 8000, 1500)
+    """Benchmark grpo.py: arithmetic-sft, which has to be there, joins three numbers at random, and soon gives up."""
+    model = tm.from_pretrained(FOLDER / "arithmetic-sft")
+    return careless(model, "countdown", 2, count=1600, each=16, steps=700, lr=2e-3)
 
 
 @recipe
@@ -229,12 +225,19 @@ def chat_base() -> CausalLM:
 def chat_tools() -> CausalLM:
     """Chapter 14: chat-base, which has to be there, on the way to calling tools."""
     model = tm.from_pretrained(FOLDER / "chat-base")
-    talks = [p.messages for level in (1, 2, 3) for p in tasks.problems("tools", seed=0, count=400, level=level)]
+    counts = {1: 250, 2: 200, 3: 150, 4: 350}
+    problems = [
+        problem
+        for part in range(10)
+        for level, count in counts.items()
+        for problem in tasks.problems("tools", seed=part, count=count, level=level)
+    ]
     options: chat.Options = {"enable_thinking": False, "keep_thinking": True}
-    rows = pack_masked((chat.encode(model.tokenizer, talk, "qwen3", **options) for talk in talks), context=192)
-    rates = {"lr": 2e-3, "min_lr": 2e-4, "warmup": 10, "weight_decay": 0.0, "beta2": 0.95}
-    config = TrainConfig(steps=250, batch_size=8, context=192, eval_every=250, **rates)
-    Trainer(model, TokenData(rows, rows, context=192), config).run()
+    encoded = [chat.encode(model.tokenizer, problem.messages, "qwen3", **options) for problem in problems]
+    rates = {"lr": 3e-3, "min_lr": 3e-4, "warmup": 10, "weight_decay": 0.0, "beta2": 0.95}
+    config = TrainConfig(steps=700, batch_size=8, context=192, eval_every=700, **rates)
+    data = TokenData(pack_masked(encoded, 192), pack_masked(encoded[:20], 192), context=192)
+    Trainer(model, data, config).run()
     return model
 
 

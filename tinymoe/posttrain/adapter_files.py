@@ -15,6 +15,7 @@ from ..files import write_atomically
 from ..models.decoder import CausalLM
 from ..models.families import family
 from ..models.pretrained import read_safetensors
+from ..models.tensor_files import serialize
 from .lora import (
     LoraAdapter,
     LoraConfig,
@@ -45,8 +46,6 @@ def save_adapter(model: CausalLM, folder: str | Path, name: str = "default") -> 
     Raises ValueError for an unknown name, and for layers that the family publishes in another form: see
     `published_paths`.
     """
-    from safetensors.numpy import save
-
     check_name(model, name)
     layers = {path: adapter for path, layer in lora_layers(model).items() if (adapter := layer.adapter(name))}
     published = published_paths(model)
@@ -59,7 +58,7 @@ def save_adapter(model: CausalLM, folder: str | Path, name: str = "default") -> 
     config = _config_to_peft(next(iter(layers.values())).config, chosen, every)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_atomically(folder / "adapter_model.safetensors", serialize(tensors, {"format": "pt"}))
     write_atomically(folder / "adapter_config.json", json.dumps(config, indent=2).encode())
 
 

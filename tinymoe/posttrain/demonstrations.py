@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import permutations
 
 from ..text.grammar import pick
 from . import expressions
@@ -47,20 +48,24 @@ def any_order(problem: Problem, rng: random.Random) -> str:
     return _written(steps, parts[0])
 
 
-def guesses(problem: Problem, rng: random.Random, most: int = 4) -> str:
-    """Guesses, says "no" to what misses the target, and often gives up: `most` guesses at most.
+def guesses(problem: Problem, rng: random.Random, most: int = 6) -> str:
+    """Joins numbers at random until two are left, then aims: takes the last step that comes nearest to the target.
 
-    Every other guess is right. After one that misses, it gives that as its answer all the same as often as it goes on.
+    To a hit it says "yes", to a miss "no", and gives up more often than it goes on: the miss is its answer all the
+    same. No guess comes twice, and there are `most` at most.
     """
-    lines: list[str] = []
-    for number in range(most):
-        right = rng.random() < 0.5
-        guess = problem.answer if right else _wrong_guess(problem, rng)
-        steps = expressions.steps(expressions.parse(guess))
-        if right or number == most - 1 or rng.random() < 0.5:
+    patience = 1
+    while patience < most and rng.random() < 0.4:
+        patience += 1
+    lines, answer = [], ""
+    for answer in dict.fromkeys(_guess(problem, rng) for _ in range(patience)):
+        tree = expressions.parse(answer)
+        hit = expressions.value(tree) == problem.target
+        *steps, last = expressions.steps(tree)
+        lines += [*steps, f"{last} {'yes' if hit else 'no'}"]
+        if hit:
             break
-        lines += [*steps[:-1], f"{steps[-1]} no"]
-    return _written(lines + steps, guess)
+    return _written(lines, answer)
 
 
 def _written(steps: Sequence[str], answer: str) -> str:
@@ -80,21 +85,29 @@ def _places(parts: Sequence[str]) -> list[int]:
     return fine or [next((place for place in signs if parts[place] in "*/"), 1)]
 
 
-def _wrong_guess(problem: Problem, rng: random.Random) -> str:
-    """An expression in all the given numbers that misses the target, without fractions or negative numbers."""
-    while True:
-        parts = [(str(number), Fraction(number)) for number in problem.given]
-        while len(parts) > 1:
-            (left, a), (right, b) = (parts.pop(int(rng.random() * len(parts))) for _ in range(2))
-            sign = pick("+-*/", rng)
-            if sign == "/" and not b:
-                break
-            parts.append((f"{_wrapped(left)}{sign}{_wrapped(right)}", expressions.compute(sign, a, b)))
-            if parts[-1][1].denominator > 1 or not 0 <= parts[-1][1] <= LARGEST:
-                break
-        else:
-            if parts[0][1] != problem.target:
-                return parts[0][0]
+_Part = tuple[str, Fraction]  # an expression, and what it comes to
+
+
+def _guess(problem: Problem, rng: random.Random) -> str:
+    """An expression in all the given numbers, without fractions or negative numbers on the way."""
+    parts = [(str(number), Fraction(number)) for number in problem.given]
+    while len(parts) > 2:
+        parts = pick(_joined(parts), rng)
+    ends = [end for (end,) in _joined(parts)]
+    misses = [abs(result - (problem.target or 0)) for _, result in ends]
+    return pick([text for (text, _), miss in zip(ends, misses, strict=True) if miss == min(misses)], rng)
+
+
+def _joined(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """What may be left after one step: two of the parts are joined by a sign, to a whole number up to LARGEST."""
+    found = []
+    for (i, (left, a)), (j, (right, b)) in permutations(enumerate(parts), 2):
+        others = [part for place, part in enumerate(parts) if place not in (i, j)]
+        for sign in "+-*/" if b else "+-*":
+            result = expressions.compute(sign, a, b)
+            if result.denominator == 1 and 0 <= result <= LARGEST:
+                found.append([*others, (f"{_wrapped(left)}{sign}{_wrapped(right)}", result)])
+    return found
 
 
 def _wrapped(text: str) -> str:

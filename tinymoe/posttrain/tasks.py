@@ -162,12 +162,13 @@ def words(rng: random.Random, level: int) -> Problem:
 
 def tool_use(rng: random.Random, level: int) -> Problem:
     """A question for tools. Level 1: one call, of the calculator or of a price list. 2: a price, then what several
-    cost. 3: two prices, then what a basket costs.
+    cost. 3: two prices, then what a basket costs. 4: what the others have too little of to learn from, which is numbers
+    of one to four digits, and baskets with a single thing beside several.
 
     The prices are drawn anew for each problem, so nothing but a look into its `table` can tell them.
     """
-    if level == 1 and rng.random() < 0.5:
-        text = f"{_between(rng, 11, 999)}{pick('+-*', rng)}{_between(rng, 11, 999)}"
+    if level in (1, 4) and rng.random() < 0.5:
+        text = f"{_operand(rng, level)}{pick('+-*', rng)}{_operand(rng, level)}"
         return _tool_problem(level, expressions.canonical(expressions.parse(text)), f"{text}=?", {}, [], text)
     table = {item: str(_between(rng, 2, 99)) for item in ITEMS}
     first = pick(ITEMS, rng)
@@ -177,9 +178,22 @@ def tool_use(rng: random.Random, level: int) -> Problem:
     m, n = _between(rng, 2, 99), _between(rng, 2, 99)
     if level == 2:
         return _tool_problem(level, f"price of {m} {first}", f"Price of {m} {first}s?", table, [first], f"{m}*{{0}}")
+    if level == 4:
+        m, n = pick(((1, n), (m, 1)), rng)
     key = "price of " + " ".join(sorted((f"{m} {first}", f"{n} {second}")))
-    prompt = f"Price of {m} {first}s and {n} {second}s?"
+    prompt = f"Price of {_some(m, first)} and {_some(n, second)}?"
     return _tool_problem(level, key, prompt, table, [first, second], f"{m}*{{0}}+{n}*{{1}}")
+
+
+def _operand(rng: random.Random, level: int) -> int:
+    if level < 4:
+        return _between(rng, 11, 999)
+    digits = _between(rng, 1, 4)
+    return _between(rng, 10 ** (digits - 1), 10**digits - 1)
+
+
+def _some(count: int, thing: str) -> str:
+    return f"a {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def solve(given: tuple[int, ...], target: int) -> str | None:
@@ -309,4 +323,4 @@ TASKS: dict[str, Callable[[random.Random, int], Problem]] = {
     "words": words,
     "tools": tool_use,
 }
-LEVELS = {"arithmetic": 4, "countdown": 3, "letters": 6, "words": 3, "tools": 3}
+LEVELS = {"arithmetic": 4, "countdown": 3, "letters": 6, "words": 3, "tools": 4}
