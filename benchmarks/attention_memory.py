@@ -1,11 +1,12 @@
-"""Peak extra memory of attention, forward and backward, at growing lengths: the plain formula beside the kernel.
+"""Peak extra memory of attention at growing lengths, the plain formula beside the kernel, and of a training step.
 
     python benchmarks/attention_memory.py [--tokens 1024 4096 16384] [--window 1024] [--json FILE]
 
 One text in float32, grouped-query attention. What is counted is the most that was in use at one time beyond queries,
 keys, values and the incoming gradient, so the output and the gradients are in it. NumPy's arrays report to tracemalloc,
 and no other process disturbs the count: the numbers are the same on every run and machine. The plain formula keeps its
-table of tokens x tokens for the backward pass; it is left out where its arrays would take more than --limit GiB.
+table of tokens x tokens for the backward pass; it is left out where its arrays would take more than --limit GiB. The
+last column is a whole step of the `Trainer`, on one text of that length, of a Llama of two layers with such attention.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone that is not installed
 
 import tinymoe as tm  # noqa: E402
+from tinymoe import bench  # noqa: E402
 from tinymoe.backend import current  # noqa: E402
 from tinymoe.backend.reference import AttentionRules  # noqa: E402
+from tinymoe.nn import Config  # noqa: E402
 
 MIB = 2**20
 TABLES = 2  # arrays of heads x T x T that the plain formula holds at its peak: weights and their gradient
@@ -50,7 +53,7 @@ def main() -> None:
         kernel(None)(*make_case(tokens, options))
 
     print(f"peak extra memory in MiB, and its growth; {options.heads} heads of {options.head_dim}, {tm.backend()}")
-    print(f"{'tokens':>7}" + "".join(f"{name:>26}" for name in columns))
+    print(f"{'tokens':>7}" + "".join(f"{name:>26}" for name in (*columns, "training step")))
     rows: list[dict[str, Any]] = []
     for tokens in options.tokens:
         case = make_case(tokens, options)
@@ -59,9 +62,12 @@ def main() -> None:
             name: None if attend is plain and too_large else peak_memory(attend, case)
             for name, attend in columns.items()
         }
+        step = training_step(tokens, options)
+        step()  # the optimizer's state is made once
+        peaks["training step"] = peak_memory(step, [])
         before = rows[-1]["peak_mib"] if rows else {}
         rows.append({"tokens": tokens, "peak_mib": peaks})
-        cells = (f"{shown(peaks[name], before.get(name)):>26}" for name in columns)
+        cells = (f"{shown(peak, before.get(name)):>26}" for name, peak in peaks.items())
         print(f"{tokens:>7}" + "".join(cells), flush=True)
     if options.json:
         settings = {name: getattr(options, name) for name in ("heads", "kv_heads", "head_dim", "window")}
@@ -86,6 +92,21 @@ def kernel(window: int | None) -> Callable[..., Any]:
         return out, current().attention_backward(g, q, k, v, None, rules, out, lse)
 
     return attend
+
+
+def training_step(tokens: int, options: argparse.Namespace) -> Callable[[], float]:
+    """A step of a small model on one text."""
+    width = options.heads * options.head_dim
+    config = Config(
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
+        num_hidden_layers=2,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.kv_heads,
+        vocab_size=256,
+        max_position_embeddings=tokens,
+    )
+    return bench.training(bench.TrainingTask(config, rows=1, context=tokens))
 
 
 def plain(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray) -> Any:

@@ -1,13 +1,14 @@
 """Char-level Tiny Shakespeare in the size of nanoGPT's CPU recipe: tinymoe from its command line, against nanoGPT.
 
-    python benchmarks/nanogpt_recipe.py [--data tiny-shakespeare|FILE] [--seeds 3] [--json FILE]
+    python benchmarks/nanogpt_recipe.py [--data tiny-shakespeare|FILE] [--seeds 3] [--only eager,compile] [--json FILE]
 
 4 layers, 4 heads, width 128, context 64, batch 12, 2000 steps, no dropout; the last tenth of the text is for
 validation, and the losses shown are over all of it. The peer is nanoGPT's model and loop (A. Karpathy, 2022,
-train_shakespeare_char with the CPU settings of its README), written out below in PyTorch; the two take turns, each
-in a process of its own. Seconds are those of the whole process: imports, the evaluations during the run, and at its
-end the one of all the validation text, which both make. Where PyTorch is
-not installed the peer is left out.
+train_shakespeare_char with the CPU settings of its README), written out below in PyTorch, with fused AdamW: eager, as
+its README says for CPUs, and compiled; the faster one counts. All take turns, each in a process of its own. Seconds are
+those of the whole process: imports, compiling, and the evaluations, which are the same for all: 20 batches of the
+validation text every 250 steps, and at the end all of it. Where PyTorch is not installed the peer is left out. Without
+a network the text is the `tales` that come with tinymoe.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +29,13 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # so that it runs from a clone that is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # so that it runs from a clone that is not installed
+
+from common.turns import THREADS  # noqa: E402
+
+from tinymoe import bench  # noqa: E402
+from tinymoe.text import corpora  # noqa: E402
+
 BATCH, CONTEXT, LAYERS, HEADS, WIDTH = 12, 64, 4, 4, 128
 
 
@@ -36,52 +44,72 @@ def main() -> None:
     parser.add_argument("--data", default="tiny-shakespeare", help="a text file, or a corpus of tinymoe")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--backend", help="of tinymoe; default: its own choice")
-    parser.add_argument("--no-peer", action="store_true", help="leave nanoGPT out")
+    parser.add_argument("--only", default="eager,compile", help="peers with commas between them, or none")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--nanogpt-seed", type=int, help=argparse.SUPPRESS)  # the process that is the peer
+    parser.add_argument("--peer", nargs=2, help=argparse.SUPPRESS)  # the process that is the peer: how, and the seed
     options = parser.parse_args()
-    if options.nanogpt_seed is not None:
-        print(json.dumps(train_nanogpt(options.data, options.nanogpt_seed, options.steps)))
+    if options.peer:
+        print(json.dumps(train_nanogpt(options.data, options.peer[0], int(options.peer[1]), options.steps)))
         return
-    with_peer = not options.no_peer and importlib.util.find_spec("torch") is not None
+    os.environ.update(dict.fromkeys(THREADS, str(options.threads)))
+    options.data = available(options.data)
+    peers = [name for name in ("eager", "compile") if name in options.only and importlib.util.find_spec("torch")]
+    print(f"{options.steps} steps on {Path(options.data).name}, {options.threads} threads: loss, seconds")
+    print(
+        f"{'seed':>4}" + "".join(f"{name:>20}" for name in ("tinymoe", *peers)) + ("   of the peer's" if peers else "")
+    )
     rows = []
-    peer_titles = f"  {'nanoGPT':>8}  {'seconds':>7}  {'ratio':>5}" if with_peer else ""
-    print(f"{'seed':>4}  {'tinymoe':>8}  {'seconds':>7}{peer_titles}")
     for seed in range(options.seeds):
-        rows.append(run_pair(seed, options, with_peer))
+        rows.append(run_each(seed, options, peers))
         print_row(f"{seed}", rows[-1])
     mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
     print_row("mean", mean)
-    if not with_peer:
-        print("nanoGPT was left out" + (": PyTorch is not installed" if not options.no_peer else ""))
     if options.json:
-        report = {"steps": options.steps, "backend": options.backend or "default", "runs": rows, "mean": mean}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        report = {
+            "steps": options.steps,
+            "threads": options.threads,
+            "text": Path(options.data).name,
+            **bench.machine(),
+        }
+        options.json.write_text(json.dumps({**report, "runs": rows, "mean": mean}, indent=1) + "\n")
+
+
+def available(data: str) -> str:
+    """This text, or what comes with tinymoe where it cannot be downloaded."""
+    try:
+        corpora.text(data)
+    except ConnectionError as error:
+        print(f"{error}\nusing tales instead")
+        return "tales"
+    return data
 
 
 def print_row(name: str, row: dict[str, float]) -> None:
-    line = f"{name:>4}  {row['tinymoe_loss']:8.4f}  {row['tinymoe_seconds']:7.1f}"
-    if "nanogpt_loss" in row:
-        ratio = row["nanogpt_seconds"] / row["tinymoe_seconds"]
-        line += f"  {row['nanogpt_loss']:8.4f}  {row['nanogpt_seconds']:7.1f}  {ratio:5.2f}"
-    print(line, flush=True)
+    """One line of the table; the last column is tinymoe's time as a share of the faster peer's."""
+    whose = [key.removesuffix("_seconds") for key in row if key.endswith("_seconds")]
+    cells = "".join(f"{row[f'{who}_loss']:11.4f}{row[f'{who}_seconds']:9.1f}" for who in whose)
+    share = f"{row['of_the_peers']:16.2f}" if "of_the_peers" in row else ""
+    print(f"{name:>4}{cells}{share}", flush=True)
 
 
-def run_pair(seed: int, options: argparse.Namespace, with_peer: bool) -> dict[str, float]:
+def run_each(seed: int, options: argparse.Namespace, peers: list[str]) -> dict[str, float]:
     """One run of each, one after the other."""
     row: dict[str, float] = {"seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "tinymoe", "train", "--model", "llama-nano", "--tokenizer", "char", "--data", options.data]
         command += ["--seed", str(seed), "--out", folder, "--quiet", "--steps", str(options.steps)]
-        row["tinymoe_seconds"] = run([*command, *(["--backend", options.backend] if options.backend else [])])[0]
+        seconds = run([*command, *(["--backend", options.backend] if options.backend else [])])[0]
         metrics = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-        row["tinymoe_loss"] = metrics[-1]["val_loss"]
-    if with_peer:
-        command = [__file__, "--nanogpt-seed", str(seed), "--data", options.data, "--steps", str(options.steps)]
-        row["nanogpt_seconds"], output = run(command)
-        result = json.loads(output)
-        row["nanogpt_loss"] = result["loss"]
+        row |= {"tinymoe_loss": round(metrics[-1]["val_loss"], 4), "tinymoe_seconds": round(seconds, 1)}
+    for how in peers:
+        command = [__file__, "--peer", how, str(seed), "--data", options.data, "--steps", str(options.steps)]
+        seconds, output = run(command)
+        row |= {f"{how}_loss": round(json.loads(output)["loss"], 4), f"{how}_seconds": round(seconds, 1)}
+    if peers:
+        faster = min(row[f"{how}_seconds"] for how in peers)
+        row["of_the_peers"] = round(row["tinymoe_seconds"] / faster, 3)
     return row
 
 
@@ -94,11 +122,9 @@ def run(arguments: list[str]) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-def train_nanogpt(data: str, seed: int, steps: int) -> dict[str, float]:
-    """nanoGPT's loop. Its own evaluations are estimates; at the end comes the whole validation text, as in tinymoe."""
+def train_nanogpt(data: str, how: str, seed: int, steps: int) -> dict[str, float]:
+    """nanoGPT's loop, how: "eager" or "compile". Its evaluations during the run are estimates, as in tinymoe."""
     import torch
-
-    from tinymoe.text import corpora
 
     text = corpora.text(data)
     ids = {character: i for i, character in enumerate(sorted(set(text)))}
@@ -107,10 +133,11 @@ def train_nanogpt(data: str, seed: int, steps: int) -> dict[str, float]:
     parts = {"train": tokens[:cut], "val": tokens[cut:]}
     torch.manual_seed(1337 + seed)
     model = _nanogpt(len(ids))
+    loss_of = torch.compile(model) if how == "compile" else model
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
 
     def batch(part: str) -> tuple[Any, Any]:
         starts = torch.randint(len(parts[part]) - CONTEXT, (BATCH,))
@@ -118,21 +145,18 @@ def train_nanogpt(data: str, seed: int, steps: int) -> dict[str, float]:
         return x, torch.stack([parts[part][i + 1 : i + 1 + CONTEXT] for i in starts])
 
     @torch.no_grad()
-    def estimate() -> None:
-        model.eval()
-        for part in parts:
-            torch.tensor([model(*batch(part)).item() for _ in range(20)]).mean()
-        model.train()
+    def estimate() -> float:
+        return statistics.mean(loss_of(*batch("val")).item() for _ in range(20))
 
-    for step in range(steps + 1):  # nanoGPT too makes one step more than it says
+    for step in range(steps):
         lr = 1e-3 * (step + 1) / 101
         if step >= 100:
             lr = 1e-4 + 0.5 * (1 + math.cos(math.pi * (step - 100) / max(1, steps - 100))) * 9e-4
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if step % 250 == 0:
+        if step and step % 250 == 0:
             estimate()
-        loss = model(*batch("train"))
+        loss = loss_of(*batch("train"))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
