@@ -10,6 +10,9 @@ While the body is `...` the reference stands in. Once it is written it is checke
 kept in `my_tinymoe/` (or in the folder that the environment variable TINYMOE_MY names) and tinymoe itself runs on
 it: in this chapter, and in every later one, which adopts it by importing any of these functions. `reset` undoes that.
 
+`steps_here(1000)` is how many steps a chapter trains: 1000, and fewer where a computer is slow, as in a browser. The
+environment variable TINYMOE_SCALE sets the share: `TINYMOE_SCALE=0.1` for a quick look, 1 for all of it.
+
 How an exercise is defined: `tinymoe.course.registry.Exercise` and `tinymoe.course.checks`.
 """
 
@@ -17,10 +20,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .pace import steps_here
+
 if TYPE_CHECKING:
     from .session import adopt_all, exercise, hint, progress, reset, solution
 
-__all__ = ["adopt_all", "exercise", "hint", "progress", "reset", "solution"]
+__all__ = ["adopt_all", "exercise", "hint", "progress", "reset", "solution", "steps_here"]
 
 
 def __getattr__(name: str) -> Any:

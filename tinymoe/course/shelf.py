@@ -20,11 +20,15 @@ HEADER = re.compile(
 
 
 def folder() -> Path:
-    """Where the solutions are: TINYMOE_MY, or `my_tinymoe` in the course's folder, or else in the current one."""
+    """Where the solutions are: TINYMOE_MY, or `my_tinymoe` in the course's folder, or else in the current one.
+
+    In a browser the course's folder holds no package; the browser keeps what is written there.
+    """
     if named := os.environ.get("TINYMOE_MY"):
         return Path(named)
     here = Path.cwd()
-    homes = [home for home in (here, *here.parents) if (home / "chapters").is_dir() and (home / "tinymoe").is_dir()]
+    beside = "tinymoe" if sys.platform != "emscripten" else "chapters"
+    homes = [home for home in (here, *here.parents) if (home / "chapters").is_dir() and (home / beside).is_dir()]
     return (homes[0] if homes else here) / "my_tinymoe"
 
 

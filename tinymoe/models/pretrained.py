@@ -15,6 +15,7 @@ from ..nn.config import Config
 from ..nn.module import Module, shapes_only
 from .decoder import CausalLM
 from .families import family
+from .tensor_files import deserialize, serialize
 
 
 def from_pretrained(folder: str | Path) -> CausalLM:
@@ -66,12 +67,9 @@ def load_weights(model: Module, config: Config, folder: Path) -> None:
 
 def save_weights(model: Module, config: Config, folder: Path) -> None:
     """Write a model's parameters to model.safetensors, under their published names and in the published layout."""
-    from safetensors.numpy import save
-
     weights = {name: p.numpy() for name, p in model.named_parameters()}
     published = family(config.model_type).weights_to_hf(weights, config)
-    arrays = {name: np.ascontiguousarray(array) for name, array in published.items()}
-    write_atomically(folder / "model.safetensors", save(arrays, metadata={"format": "pt"}))
+    write_atomically(folder / "model.safetensors", serialize(published, {"format": "pt"}))
 
 
 def is_whole(model: CausalLM) -> bool:
@@ -113,11 +111,9 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of a file by name, in float32. Raises ValueError for a damaged file or another kind of number."""
-    from safetensors import SafetensorError, deserialize
-
     try:
         tensors = deserialize(path.read_bytes())
-    except SafetensorError as error:
+    except ValueError as error:
         raise ValueError(f"{path}: it is damaged or no safetensors file ({error})") from error
     for name, tensor in tensors:
         yield name, _to_float32(tensor["data"], tensor["dtype"], path, name).reshape(tensor["shape"])

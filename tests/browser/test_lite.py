@@ -1,0 +1,109 @@
+"""The course in the browser: the chapters run to the end in Chromium, with the committed outputs, and work is kept.
+
+Skipped, with the reason, where the site has not been built (`make lite`), or Chromium or Pyodide's packages are missing
+(`python tools/lite_fixture.py`).
+"""
+
+from __future__ import annotations
+
+import json
+
+import lite_site
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="the course is tried in a browser with playwright")
+
+CHAPTERS = {
+    path.stem[:2]: path
+    for path in sorted((lite_site.ROOT / "chapters").glob("*.ipynb"))
+    if path.stem[:2] in {"00", "01", "02", "03", "06", "09", "10", "17"}
+}
+# Of these cells the browser shows something else, and why.
+ELSEWHERE = {("17", "sandbox.run_tests"): "code is judged in a process of its own, and a browser has none"}
+
+
+@pytest.fixture
+def browser():
+    if reason := lite_site.why_not():
+        pytest.skip(reason)
+    with lite_site.visit() as visited:
+        yield visited
+
+
+def committed(path):
+    """The cells of a chapter; skips where the site was built from another version of it."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    if json.loads((lite_site.SITE / "files" / "chapters" / path.name).read_text("utf-8"))["cells"] != cells:
+        pytest.skip(f"the site holds another {path.name}: make lite")
+    return cells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CHAPTERS)
+def test_a_chapter_runs_to_the_end(browser, number):
+    expected = committed(CHAPTERS[number])
+    page = browser.open(f"chapters/{CHAPTERS[number].name}")
+    cells = browser.run(page)
+    assert not lite_site.errors(cells)
+    other = [code for chapter, code in ELSEWHERE if chapter == number]
+    same = [
+        cell
+        for cell in zip(cells, expected, strict=True)
+        if not any(code in "".join(cell[1]["source"]) for code in other)
+    ]
+    assert not lite_site.differences(*zip(*same, strict=True))
+    assert page.locator(".jp-OutputArea-output img").count() > 0  # figures are drawn
+    assert not browser.problems
+
+
+@pytest.mark.slow
+def test_only_a_started_kernel_asks_another_host(browser):
+    page = browser.context.new_page()
+    page.goto(f"{browser.url}/tree/index.html")
+    page.wait_for_selector(".jp-DirListing-item")
+    page.wait_for_timeout(3000)
+    assert not browser.asked and not browser.problems
+
+
+SOLVE = """
+from tinymoe.course import exercise, progress
+import math
+
+@exercise("00.bits_per_character")
+def bits_per_character(loss, tokens, characters):
+    return loss * tokens / math.log(2) / characters
+"""
+NOTEBOOK = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {"kernelspec": {"name": "python", "display_name": "Python (Pyodide)"}},
+    "cells": [],
+}
+
+
+def notebook_of(source):
+    cell = {"cell_type": "code", "id": "one", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
+    return {**NOTEBOOK, "cells": [cell]}
+
+
+def run_code(browser, name, source):
+    """Put a notebook beside the chapters, as a reader would, run it, and return what its cell shows."""
+    page = browser.open("chapters/00_welcome.ipynb")
+    save = """async ([path, content]) => window.jupyterapp.serviceManager.contents.save(
+        path, {type: 'notebook', format: 'json', content})"""
+    page.evaluate(save, [f"chapters/{name}.ipynb", notebook_of(source)])
+    page.close()
+    page = browser.open(f"chapters/{name}.ipynb")
+    cells = browser.run(page)
+    assert not lite_site.errors(cells)
+    page.close()
+    return json.dumps(cells[0]["outputs"], ensure_ascii=False)
+
+
+@pytest.mark.slow
+def test_solved_exercises_are_kept_in_the_browser(browser):
+    first = run_code(browser, "first", SOLVE)
+    assert "✓ 00.bits_per_character" in first and "not kept" not in first
+    later = run_code(browser, "second", "from tinymoe.course import progress\nprint(progress('00'))")
+    assert "tinymoe runs on your own 00.bits_per_character" in later and "✓ 00.bits_per_character" in later
+    assert not browser.problems

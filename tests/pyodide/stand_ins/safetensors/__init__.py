@@ -1,0 +1,1 @@
+"""Nothing: so tinymoe reads and writes such files itself, and its tests see that."""
