@@ -1,6 +1,6 @@
 # `make` lists the commands. PYTHON=... names an interpreter; without it the first one that is new enough is taken.
 .DEFAULT_GOAL := help
-.PHONY: help course test conformance chapters book bench lint clean
+.PHONY: help course test conformance chapters book lite site browser serve bench lint clean
 MAKEFLAGS += --no-print-directory
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -50,7 +50,21 @@ chapters:  ## the chapters match the package, build on each other, and still giv
 
 book:  ## the chapters as a static site, in _build/html
 	$(call setup,.venv-book,book)
-	.venv-book/bin/python tools/book.py
+	.venv-book/bin/python tools/book.py $(BOOK_ARGS)
+
+lite:  ## the course for the browser, with the wheel of tinymoe, in _build/html/lite; after `make book`, which starts afresh
+	$(call setup,.venv-lite,lite)
+	.venv-lite/bin/python tools/lite.py
+
+site: BOOK_ARGS = --lite
+site: book lite  ## all that is published: the book, and the course in the browser
+
+browser: book  ## the built book in a real browser: errors, requests, widgets, accessibility, weight, links
+	$(call setup,.venv,test browser)
+	$(PY) -m pytest tests/browser/test_book.py tests/browser/test_book_site.py $(PYTEST_ARGS)
+
+serve:  ## look at the built site: http://127.0.0.1:8000
+	@$(or $(FOUND),python3) -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
 bench:  ## how fast tinymoe is beside its peers (BENCH=benchmarks/x.py BENCH_ARGS="--seeds 1" for one of them)
 	$(call setup,.venv-conformance,conformance)

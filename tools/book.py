@@ -1,131 +1,160 @@
-"""Build the book: split book.yml, gather the browser's files, run Jupyter Book on the committed chapters.
+"""Build the book: split book.yml, make the pages that are made, gather the browser's files, run Jupyter Book.
 
-    python tools/book.py
+    python tools/book.py [--lite]    # build the site; with --lite linked to what runs the chapters in the browser
+    python tools/book.py readme      # bring the table of chapters in README.md up to date
 
 The pages land in `_build/html`. They load nothing from another host: require.js, the widget manager and
 MathJax come from the npm registry, each in the version and with the checksum that `book_assets.json` names.
-Notebooks are not executed; a warning is an error.
+Notebooks are not executed; a warning is an error. `--lite` is the one setting by which the links «run in the browser»
+are shown; `make site` sets it, and builds with `tools/lite.py` what they lead to.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import argparse
 import json
 import shutil
 import subprocess
 import sys
-import tarfile
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "_build"
+from booktools.npm import BUILD, ROOT, download, unpack
+
 SOURCE = BUILD / "source"
 PAGE_FILES = ("*.ipynb", "*.md", "*.png", "*.svg", "*.gif")
 
 
-def split_config(config_file: Path, build: Path) -> list[str]:
-    """Write `_config.yml` and `_toc.yml` from the one book.yml; return the pages that its `toc` names."""
+README_TABLE = ("<!-- chapters: python tools/book.py readme -->\n", "\n<!-- chapters: end -->")
+
+
+def read_config() -> dict[str, Any]:
+    """The one configuration, book.yml."""
     import yaml
 
-    config = yaml.safe_load(config_file.read_text("utf-8"))
-    toc = config.pop("toc")
+    return yaml.safe_load((ROOT / "book.yml").read_text("utf-8"))
+
+
+def split_config(config: dict[str, Any], reference: list[str], build: Path) -> list[str]:
+    """Write `_config.yml` and `_toc.yml` from book.yml; return the pages that its `toc` names.
+
+    `reference` are the pages of the reference, which come below the page of that name.
+    """
+    import yaml
+
+    toc = config["toc"]
+    for page in (page for part in toc["parts"] for page in part["chapters"]):
+        if page["file"] == "pages/reference":
+            page["sections"] = [{"file": name} for name in reference]
+    rest = {key: value for key, value in config.items() if key not in ("toc", "course")}
     build.mkdir(parents=True, exist_ok=True)
-    (build / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    (build / "_config.yml").write_text(yaml.safe_dump(rest, sort_keys=False), "utf-8")
     (build / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), "utf-8")
     return [toc["root"], *(page["file"] for part in toc["parts"] for page in part["chapters"])]
-
-
-def download(asset: dict, folder: Path) -> Path:
-    """Return the package's archive in `folder`, fetched by npm unless it is there already.
-
-    Raises FileNotFoundError when npm is not installed, RuntimeError when npm fails, and ValueError when the
-    archive has another SHA-512 than the manifest says.
-    """
-    name = f"{asset['package']}@{asset['version']}"
-    archive = folder / f"{name.replace('/', '-').lstrip('@')}.tgz"
-    if not archive.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise FileNotFoundError(f"npm is needed to fetch {name} for the book; install Node.js, which brings it")
-        fresh = folder / "fresh"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        done = subprocess.run(
-            [npm, "pack", name, "--silent", "--pack-destination", str(fresh)],
-            capture_output=True, text=True, cwd=fresh, stdin=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            raise RuntimeError(f"npm could not fetch {name}:\n{done.stderr.strip()}")
-        next(fresh.glob("*.tgz")).replace(archive)
-    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if f"sha512-{digest}" != asset["integrity"]:
-        archive.unlink()
-        raise ValueError(f"{name}: expected {asset['integrity']}, got sha512-{digest}; the file was removed")
-    return archive
-
-
-def unpack(archive: Path, asset: dict, target: Path) -> None:
-    """Copy the files that the manifest names, and the license, out of an npm archive into `target`.
-
-    Raises ValueError when a pattern of the manifest matches no file.
-    """
-    patterns = {str(PurePosixPath("package", asset["from"], name)): False for name in asset["files"]}
-    with tarfile.open(archive) as tar:
-        for member in filter(tarfile.TarInfo.isfile, tar.getmembers()):
-            wanted = [pattern for pattern in patterns if fnmatch(member.name, pattern)]
-            if not wanted and not fnmatch(member.name, "package/LICENSE*"):
-                continue
-            patterns |= dict.fromkeys(wanted, True)
-            start = PurePosixPath("package", asset["from"] if wanted else ".")
-            file = target / PurePosixPath(member.name).relative_to(start)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as data, file.open("wb") as out:  # pyright: ignore[reportOptionalContextManager]
-                shutil.copyfileobj(data, out)
-    missing = [pattern for pattern, found in patterns.items() if not found]
-    if missing:
-        raise ValueError(f"{archive.name} holds no file that matches {', '.join(missing)}")
 
 
 def gather_assets(target: Path) -> None:
     """Fill `target`, which the pages see as `_static`: npm's files, anywidget's module, our own style."""
     import anywidget
+    from booktools.landing import landing_script
 
     for asset in json.loads((ROOT / "tools" / "book_assets.json").read_text("utf-8")):
-        unpack(download(asset, BUILD / "npm"), asset, target / asset["into"])
+        if asset["into"]:  # axe-core is for the tests alone
+            unpack(download(asset, BUILD / "npm"), asset, target / asset["into"])
     module = Path(anywidget.__file__).parent / "nbextension" / "index.js"
     shutil.copyfile(module, target / "anywidget.js")
     shutil.copytree(ROOT / "book" / "assets", target, dirs_exist_ok=True)
+    (target / "landing.js").write_text(landing_script(), "utf-8")
 
 
-def gather_pages(pages: list[str], target: Path) -> None:
-    """Copy the landing page and the chapters, with the pictures beside them, into `target`.
+def gather_pages(course: Any, target: Path) -> list[str]:
+    """Write all pages into `target`; return the names of those of the reference."""
+    from booktools import chapters as dressing
+    from booktools import landing, papers, plans, reference, zoo
+    from chaptertools.notebooks import read_chapters
+    from chaptertools.package import Package
 
-    Raises FileNotFoundError for a page of the table of contents that does not exist.
-    """
-    shutil.copyfile(ROOT / "book" / "index.md", target / "index.md")
+    chapters = read_chapters(ROOT / "chapters")
+    shutil.copytree(ROOT / "book" / "pages", target / "pages")
     (target / "chapters").mkdir()
     for pattern in PAGE_FILES:
         for file in (ROOT / "chapters").glob(pattern):
             shutil.copyfile(file, target / "chapters" / file.name)
-    for page in pages:
-        if not any((target / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")):
-            raise FileNotFoundError(f"book.yml: toc names {page}, but there is no {page}.ipynb and no {page}.md")
+    parts = {"explorer": landing.explorer_html(chapters[0]), "map": landing.map_html(course, chapters)}
+    places = course.places_to_run(course.chapters[0], "")
+    parts["start"] = "".join(f'<a href="{url.replace("&", "&amp;")}">{words}</a>' for words, url in places)
+    page = (ROOT / "book" / "index.md").read_text("utf-8")
+    for name, text in parts.items():
+        page = page.replace(f"<!-- {name} -->", text)
+    (target / "index.md").write_text(page, "utf-8")
+    lecturers = target / "pages" / "lecturers.md"
+    lecturers.write_text(plans.fill_plans(lecturers.read_text("utf-8"), course), "utf-8")
+    (target / "pages" / "papers.md").write_text(papers.papers_page(chapters, course), "utf-8")
+    (target / "pages" / "zoo.md").write_text(zoo.zoo_page(), "utf-8")
+    facts = {chapter.number: chapter for chapter in course.chapters}
+    taught = {
+        f"{path}::{name}": facts[chapter.number]
+        for chapter in chapters
+        if chapter.number in facts
+        for path, names in dressing.built_by(chapter).items()
+        for name in names
+    }
+    package = Package(ROOT / "tinymoe")
+    names = reference.write_reference(package, taught, course, target)
+    dressing.write_chapters(chapters, course, package, target / "chapters")  # last: it changes the notebooks in memory
+    return names
 
 
-def main() -> int:
+def write_readme() -> None:
+    """Put the table of chapters between its marks in README.md."""
+    from booktools.course import read_course
+    from booktools.landing import readme_table
+
+    file = ROOT / "README.md"
+    start, end = README_TABLE
+    before, _, rest = file.read_text("utf-8").partition(start)
+    after = rest.partition(end)[2]
+    if not after:
+        raise ValueError(f"README.md: expected {start.strip()} and {end.strip()} around the table of chapters")
+    table = readme_table(read_course(read_config(), ROOT / "book" / "times.json"))
+    file.write_text(f"{before}{start}{table}{end}{after}", "utf-8")
+
+
+def build(*, lite: bool) -> int:
     """Build the whole book afresh; return Jupyter Book's exit status."""
+    from booktools.course import read_course
+    from booktools.lean import slim
+
     for leftover in (SOURCE, BUILD / "html", BUILD / ".doctrees"):
         shutil.rmtree(leftover, ignore_errors=True)
     SOURCE.mkdir(parents=True)
-    gather_pages(split_config(ROOT / "book.yml", BUILD), SOURCE)
+    config = read_config()
+    course = read_course(config, ROOT / "book" / "times.json", lite=lite)
+    pages = split_config(config, gather_pages(course, SOURCE), BUILD)
+    for page in pages:
+        if not any((SOURCE / f"{page}{suffix}").exists() for suffix in (".md", ".ipynb")):
+            raise FileNotFoundError(f"book.yml: toc names {page}, but there is no {page}.ipynb and no {page}.md")
     gather_assets(SOURCE / "assets")
     jupyter_book = str(Path(sys.executable).with_name("jupyter-book"))
     configuration = ["--config", str(BUILD / "_config.yml"), "--toc", str(BUILD / "_toc.yml")]
     strict = ["--all", "-W", "--keep-going", "-q"]
     command = [jupyter_book, "build", str(SOURCE), "--path-output", str(ROOT), *configuration, *strict]
-    return subprocess.run(command, cwd=ROOT).returncode
+    status = subprocess.run(command, cwd=ROOT).returncode
+    if not status:
+        slim(BUILD / "html")
+    return status
+
+
+def main() -> int:
+    """Do what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", choices=("build", "readme"), default="build")
+    parser.add_argument("--lite", action="store_true", help="link to what runs the chapters in the browser")
+    options = parser.parse_args()
+    if options.command == "readme":
+        write_readme()
+        return 0
+    return build(lite=options.lite)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python tools/shoot.py chapters/01_tokenizer.ipynb --out shots            # opens JupyterLab, runs all cells
     python tools/shoot.py chapters/01_tokenizer.ipynb --out shots --no-run   # as it is committed
     python tools/shoot.py _build/html/chapters/01_tokenizer.html --out shots --theme dark --width 480
+    python tools/shoot.py _build/html/index.html --out shots --element "#tm-explorer"        # that alone
 
 The pictures are NAME-THEME-WIDTH-00.png, -01.png, … from top to bottom. Failed cells, script errors and requests to
 other machines are listed, and make the exit status 1. The notebook itself is not saved.
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--theme", choices=("light", "dark"), default="light")
     parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels")
     parser.add_argument("--height", type=int, default=1500, help="of one picture, in pixels")
+    parser.add_argument("--element", default="", help="CSS selector of the one element to take a picture of")
     parser.add_argument("--no-run", action="store_true", help="show the notebook with its saved outputs")
     parser.add_argument("--eval", default="", help="JavaScript to run in the page before the pictures are taken")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that running the cells may take")
@@ -72,8 +74,12 @@ def main() -> int:
             page.wait_for_timeout(1000)
         stem = f"{args.target.stem}-{args.theme}-{args.width}"
         where = (".jp-WindowedPanel-outer", ".jp-Notebook .jp-Cell:last-child") if is_notebook else ("html", "body")
-        for picture in shoot(page, *where, args.out / stem):
-            print(picture)
+        if args.element:
+            page.locator(args.element).first.screenshot(path=args.out / f"{stem}.png")
+            print(args.out / f"{stem}.png")
+        else:
+            for picture in shoot(page, *where, args.out / stem):
+                print(picture)
     for problem in problems:
         print("problem:", problem, file=sys.stderr)
     return 1 if problems else 0

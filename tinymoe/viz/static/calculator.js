@@ -106,7 +106,7 @@ function render({ model, el }) {
         const color = COLORS[colorOf.get(m)];
         const size = active < 0.9 * parameters ? `${billions(parameters)} parameters, ${billions(active)} active` : `${billions(parameters)} parameters`;
         return h("div", { role: "row" },
-          cell("name", h("b", { style: `color:${color}` }, name), h("span", {}, size)),
+          cell("name", h("b", { style: `color: color-mix(in srgb, ${color} 65%, var(--tm-ink))` }, name), h("span", {}, size)),
           cell("value", bar(color, cache / top.cache), h("span", {}, h("b", {}, amount(cache, "B")), ` + ${amount(weights, "B")} of weights`)),
           cell("value", bar(color, operations / top.effort, attention / top.effort), h("span", {}, h("b", {}, amount(operations + attention, "FLOP")), `, ${Math.round((100 * attention) / (operations + attention))} % attention`)));
       }));

@@ -90,6 +90,7 @@ export function inline(n, make, text) {
   return Array.from({ length: n }, (_, i) => {
     const shown = text(i);
     const el = make(i);
+    if (!shown.trim() && el.hasAttribute("role")) el.setAttribute("aria-label", "blank");
     el.append(shown.replaceAll(" ", "\u00a0").replaceAll("\n", "↵\n").replaceAll("\t", "→\u00a0\u00a0"));
     return shown.startsWith(" ") ? [h("wbr"), el] : el;
   }).flat();

@@ -61,8 +61,8 @@ function render({ model, el }) {
       h("div", { class: "tm-label" }, prompt.trim()),
       h("div", { class: "tm-text" }, text || "(nothing)"),
       h("div", { class: "tm-points" },
-        h("span", { class: "tm-worth", style: `color:${COLOR.proxy}` }, `model ${fixed(proxy, 2)}`),
-        h("span", { class: "tm-worth", style: `color:${COLOR.gold}` }, `worth ${fixed(gold, 2)}`),
+        h("span", { class: "tm-worth", style: `color: color-mix(in srgb, ${COLOR.proxy} 65%, var(--tm-ink))` }, `model ${fixed(proxy, 2)}`),
+        h("span", { class: "tm-worth", style: `color: color-mix(in srgb, ${COLOR.gold} 65%, var(--tm-ink))` }, `worth ${fixed(gold, 2)}`),
         reasons(points).map(([name, x]) => h("span", { class: `tm-reason${x.startsWith("−") ? " tm-bad" : ""}` }, `${name} ${x}`))))));
   }
 
