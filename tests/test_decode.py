@@ -12,7 +12,7 @@ from tinymoe.backend import current, using
 from tinymoe.models import CausalLM
 from tinymoe.models.compiled import decoder_weights
 from tinymoe.nn import Config
-from tinymoe.nn.cache import KVCache
+from tinymoe.nn.cache import KVCache, LayerCache
 from tinymoe.posttrain.lora import LoraConfig, add_lora
 from tinymoe.posttrain.rollout import take_rows
 
@@ -264,3 +264,19 @@ def test_arrays_that_cannot_be_read_where_they_stand():
     decode = pytest.importorskip("tinymoe.backend.numba_decode")
     with pytest.raises(ValueError, match=r"array: got float64 of strides \(8,\), expected float32 in one piece"):
         decode._address(np.zeros(3))
+
+
+def test_a_cache_with_an_append_of_its_own_is_asked():
+    seen = []
+
+    class Watched(LayerCache):
+        def append(self, k, v):
+            seen.append(k.shape[1])
+            return super().append(k, v)
+
+    with using("numba"):
+        model = zoo.build("llama-pico", vocab_size=31)
+        cache = KVCache([Watched() for _ in model.model.layers])
+        for piece in ([[1, 2, 3]], [[4]], [[5]]):
+            model(np.array(piece), cache=cache)
+    assert seen == [n for n in (3, 1, 1) for _ in model.model.layers]

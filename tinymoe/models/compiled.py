@@ -20,7 +20,7 @@ from ..backend.decoding import DecoderWeights, LayerWeights
 from ..backend.reference import Array, ReferenceBackend
 from ..nn import recorder
 from ..nn.attention import Attention
-from ..nn.cache import KVCache
+from ..nn.cache import KVCache, LayerCache
 from ..nn.mlp import MLP
 from ..nn.module import Embedding, Linear, Parameter
 from ..nn.norm import OffsetRMSNorm, RMSNorm
@@ -59,7 +59,7 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
         return None
     held = _held.get(cache)
     if held is None or not held.fits():
-        held = _held[cache] = _prepare(model)
+        held = _held[cache] = _prepare(model, cache)
     if held.step is None or not _own_code():
         return None
     decoder, position = model.model, current().xp.full((1, 1), cache.length)
@@ -70,8 +70,10 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
     return Tensor(held.step(ids[:, 0], places, angles, every)[:, None])
 
 
-def _prepare(model: CausalLM) -> _Held:
-    backend, weights = current(), decoder_weights(model)
+def _prepare(model: CausalLM, cache: KVCache) -> _Held:
+    # A cache with an `append` of its own wants to be asked.
+    known = all(type(layer).append is LayerCache.append for layer in cache.layers)
+    backend, weights = current(), decoder_weights(model) if known else None
     parameters = model.parameters()
     step = None if weights is None else backend.compile_decoder(weights)
     return _Held(backend, step, parameters, [p.data for p in parameters])
