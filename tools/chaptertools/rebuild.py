@@ -14,7 +14,7 @@ from .notebooks import Chapter, is_listed, taught
 from .package import Definition, Package
 
 # About the chapters, or against other libraries: not the package's own unit tests.
-OTHER_TESTS = ("test_house.py", "test_course.py", "test_chapters_tool.py", "exercises", "conformance")
+OTHER_TESTS = ("test_house.py", "test_course.py", "test_chapters_tool.py", "exercises", "conformance", "pyodide")
 LEFT_OUT = {"tinymoe", "tests", "my_tinymoe", "_build", "runs", "build", "dist", "node_modules", "htmlcov"}
 
 GUARD = """
