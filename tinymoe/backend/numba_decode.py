@@ -705,7 +705,8 @@ class CompiledDecoder:
             return old
         inner, vocab = max(len(layer.gate) for layer in self.held.layers), len(self.held.output)
         sizes = (channels, width, heads, heads, width, inner, inner, vocab)
-        x, q, k, v, mixed, gate, up, scores = (np.empty((blocks, size, columns), np.float32) for size in sizes)
+        # Zeros, since columns that no text uses are computed along.
+        x, q, k, v, mixed, gate, up, scores = (np.zeros((blocks, size, columns), np.float32) for size in sizes)
         normed = np.empty((parts, blocks, channels, columns), np.float32)
         self.work = _Work(x, normed, q, k, v, mixed, gate, up, scores, np.empty((parts, 2 * scratch), np.float32))
         return self.work
