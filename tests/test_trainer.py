@@ -362,6 +362,15 @@ def test_interrupted_it_finishes_the_step_saves_and_goes_on_exactly(tmp_path):
     assert_same_weights(first.model, unbroken.model)
 
 
+@pytest.fixture
+def ctrl_c_raises():
+    """As in a terminal; where tests run in the background, Ctrl-C may be ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 def test_a_second_interruption_stops_at_once(tmp_path):
     def press_ctrl_c_twice(metrics):
         ours = signal.getsignal(signal.SIGINT)
