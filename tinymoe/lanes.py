@@ -84,9 +84,9 @@ class _Fork(Node):
         super().__init__("side_by_side", [], lambda grad: (), root)
         self.roots = [Tensor(np.zeros(())) for _ in lanes]
         self.given: list[list[Array | None]] = [[None] * len(tensors) for tensors in lanes]
-        for number, (root, tensors) in enumerate(zip(self.roots, lanes, strict=True)):
-            root.requires_grad = True
-            root.node = Node("lane", [t.node for t in tensors], partial(self._hand_on, number), root)
+        for number, (end, tensors) in enumerate(zip(self.roots, lanes, strict=True)):
+            end.requires_grad = True
+            end.node = Node("lane", [t.node for t in tensors], partial(self._hand_on, number), end)
             for place, t in enumerate(tensors):
                 t.node = Node("lane", [self], partial(self._take, number, place), t)
 

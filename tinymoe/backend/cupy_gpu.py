@@ -25,7 +25,7 @@ import numpy as np
 
 from . import reference
 from .cuda_blas import TYPES, Blas
-from .reference import Array, AttentionRules, ReferenceBackend
+from .reference import Array, AttentionRules, ReferenceBackend, _query_blocks, adamw_settings
 
 SOURCE = Path(__file__).with_name("cuda_kernels.cu")
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -188,7 +188,7 @@ class CupyBackend(ReferenceBackend):
         queries, keys, values = (self._pack(x, K) for x in (q, k, v))  # (B*K, T*G, D), (B*K, S, D), (B*K, S, E)
         out = self.xp.empty((B * K, T * G, v.shape[-1]), dtype=q.dtype)
         lse = self.xp.empty((B, K, T, G), dtype=q.dtype)
-        for rows, seen in _query_blocks(B * H, T, S, rules.window):
+        for rows, seen in _query_blocks(T, S, rules.window, _queries_held(B * H, S)):
             block = slice(rows.start * G, rows.stop * G)
             scores = self._products(queries[:, block], keys[:, seen].swapaxes(1, 2), q.dtype)
             small = self.xp.empty(scores.shape, dtype=np.uint16) if queries.dtype == np.uint16 else NULL
@@ -214,7 +214,7 @@ class CupyBackend(ReferenceBackend):
         queries, keys, values, dout = (self._pack(x, K) for x in (q, k, v, g))
         delta = self._delta(g, out, K)
         dq, dk, dv = (self.xp.zeros((B * K, rows, n), dtype=q.dtype) for rows, n in ((T * G, D), (S, D), (S, E)))
-        for rows, seen in _query_blocks(B * H, T, S, rules.window):
+        for rows, seen in _query_blocks(T, S, rules.window, _queries_held(B * H, S)):
             block = slice(rows.start * G, rows.stop * G)
             scores = self._products(queries[:, block], keys[:, seen].swapaxes(1, 2), q.dtype)
             dweights = self._products(dout[:, block], values[:, seen].swapaxes(1, 2), q.dtype)
@@ -493,14 +493,6 @@ class CupyBackend(ReferenceBackend):
 _TILE, _EDGE = 256, 64  # as in cuda_kernels.cu
 
 
-def adamw_settings(
-    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
-) -> tuple[float, float, float, float, float, float]:
-    """What an AdamW step multiplies by, for kernels that update in one pass: see `adamw` in cuda_kernels.cu."""
-    root = 1 / math.sqrt(1 - beta2**step)
-    return 1 - beta1, 1 - beta2, 1 - lr * weight_decay, lr / (1 - beta1**step), root, eps
-
-
 @functools.cache
 def _parameters() -> dict[str, list[str]]:
     """The parameters of each kernel, as the source declares them."""
@@ -508,14 +500,10 @@ def _parameters() -> dict[str, list[str]]:
     return {name: parameters.split(",") for name, parameters in found}
 
 
-def _query_blocks(heads: int, T: int, S: int, window: int | None) -> Iterator[tuple[slice, slice]]:
-    """Blocks of query rows, each with the keys that its rows can see: none after the last, none before the window."""
+def _queries_held(heads: int, S: int) -> int:
+    """How many queries' scores with all S keys are held at a time."""
     fewest, most = QUERIES
-    size = max(fewest, min(most, SCORES // (heads * S)))
-    for start in range(0, T, size):
-        stop = min(start + size, T)
-        first = 0 if window is None else max(0, S - T + start - window + 1)
-        yield slice(start, stop), slice(first, S - T + stop)
+    return max(fewest, min(most, SCORES // (heads * S)))
 
 
 def _threads(width: int) -> int:

@@ -22,7 +22,7 @@ from numba.extending import intrinsic, overload
 
 from .blas import sgemm, sgemm_address, thread_pools
 from .decoding import DecoderWeights
-from .reference import Array, AttentionRules, ReferenceBackend
+from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
 
 # NaN and infinity must pass through (they are how a bad step is noticed), so only the harmless flags are set.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
@@ -445,19 +445,19 @@ class NumbaBackend(ReferenceBackend):
 
     def __init__(self) -> None:
         self.threads: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
-        self._pools = thread_pools()
         _keep_freed_memory()
 
     @contextmanager
     def one_thread_each(self) -> Iterator[None]:
         """BLAS computes in the thread that calls it, and starts none."""
-        before = [pool.get_num_threads() for pool in self._pools]
+        pools = thread_pools()
+        before = [pool.get_num_threads() for pool in pools]
         try:
-            for pool in self._pools:
+            for pool in pools:
                 pool.set_num_threads(1)
             yield
         finally:
-            for pool, threads in zip(self._pools, before, strict=True):
+            for pool, threads in zip(pools, before, strict=True):
                 pool.set_num_threads(threads)
 
     def compile_decoder(self, weights: DecoderWeights) -> Any:
@@ -617,10 +617,7 @@ class NumbaBackend(ReferenceBackend):
     ) -> None:
         """All four arrays are read once and written once."""
         real = p.dtype.type
-        root = 1 / math.sqrt(1 - beta2**step)
-        shrink, rate = 1 - lr * weight_decay, lr / (1 - beta1**step)
-        # 1 - beta is taken before rounding: in float32, 1 - 0.999 would be wrong in the fifth digit.
-        settings = (real(s) for s in (scale, 1 - beta1, 1 - beta2, shrink, rate, root, eps))
+        settings = (real(s) for s in (scale, *adamw_settings(lr, beta1, beta2, eps, weight_decay, step)))
         flat = (p.reshape(-1), np.ascontiguousarray(g).reshape(-1), m.reshape(-1), v.reshape(-1))
         _adamw(*flat, *settings)
 

@@ -340,10 +340,8 @@ class ReferenceBackend:
     ) -> tuple[Array, Array]:
         """Gradients of `grouped_linear` for x and weight: that of a matrix whose group is empty is zero."""
         dx, dweight = self.xp.empty_like(x), self.xp.empty_like(weight)
-        for e, rows in enumerate(itertools.starmap(slice, itertools.pairwise(offsets))):
-            if rows.start == rows.stop:
-                dweight[e] = 0
-                continue
+        dweight[np.diff(offsets) == 0] = 0
+        for e, rows in _groups(offsets):
             self.xp.matmul(g[rows], weight[e], out=dx[rows])
             self.xp.matmul(g[rows].T, x[rows], out=dweight[e])
         return dx, dweight
@@ -505,10 +503,21 @@ def _ratio(x: Array, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) 
     return above / below
 
 
-def _query_blocks(T: int, S: int, window: int | None = None) -> Iterator[tuple[slice, slice]]:
+def adamw_settings(
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int
+) -> tuple[float, float, float, float, float, float]:
+    """What an AdamW step multiplies by, for kernels that update in one pass."""
+    # 1 - beta is taken before rounding: in float32, 1 - 0.999 would be wrong in the fifth digit.
+    root = 1 / math.sqrt(1 - beta2**step)
+    return 1 - beta1, 1 - beta2, 1 - lr * weight_decay, lr / (1 - beta1**step), root, eps
+
+
+def _query_blocks(
+    T: int, S: int, window: int | None = None, size: int = ATTENTION_BLOCK
+) -> Iterator[tuple[slice, slice]]:
     """Blocks of query rows, each with the keys that its rows can see: none after the last, none before the window."""
-    for start in range(0, T, ATTENTION_BLOCK):
-        stop = min(start + ATTENTION_BLOCK, T)
+    for start in range(0, T, size):
+        stop = min(start + size, T)
         first = 0 if window is None else max(0, S - T + start - window + 1)
         yield slice(start, stop), slice(first, S - T + stop)
 

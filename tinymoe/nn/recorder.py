@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -106,10 +108,7 @@ def absorb(parts: Sequence[Offers], shares: Sequence[float]) -> None:
     if _open.offers is None:
         return
     for losses in zip(*(part.losses for part in parts), strict=True):
-        total, *others = (loss * share for loss, share in zip(losses, shares, strict=True))
-        for other in others:
-            total = total + other
-        _open.offers.losses.append(total)
+        _open.offers.losses.append(reduce(add, (loss * share for loss, share in zip(losses, shares, strict=True))))
     for loss in parts[0].joint:
         layers = zip(*(part.joint[loss] for part in parts), strict=True)
         _open.offers.joint.setdefault(loss, []).extend(first.join(others) for first, *others in layers)

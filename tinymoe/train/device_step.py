@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
-from ..backend.cupy_gpu import CupyBackend, adamw_settings
-from ..backend.reference import Array
+from ..backend.cupy_gpu import CupyBackend
+from ..backend.reference import Array, adamw_settings
 from ..tensor import Tensor
 from .data import Batch
-from .optim import AdamW
+from .optim import AdamW, _fresh_state
 
 CHUNK = 1 << 14  # numbers of a parameter that a block of threads takes
 THREADS = 256
@@ -178,15 +178,14 @@ class _Update:
 
     def point_at_gradients(self) -> None:
         """Fill the table from the gradients there are."""
-        numbered = enumerate((p, group) for group in self.optimizer.param_groups for p in group["params"])
-        members = [(number, p, group) for number, (p, group) in numbered if p.grad is not None]
+        members = [(number, p, group) for number, p, group in self.optimizer._numbered() if p.grad is not None]
         if [number for number, _, _ in members] != [number for number, _, _ in self._members]:
             self._lay_out(members)
         rows = []
         for number, p, _ in members:
-            p.grad = self.xp.ascontiguousarray(p.grad)
+            p.grad = grad = self.xp.ascontiguousarray(p.grad)
             state = self.optimizer.state[number]
-            arrays = (p.data, p.grad, state["exp_avg"], state["exp_avg_sq"])
+            arrays: tuple[Array, ...] = (p.data, grad, state["exp_avg"], state["exp_avg_sq"])
             if any(array.dtype != self.real for array in arrays):
                 raise TypeError(f"parameters: got types {[str(a.dtype) for a in arrays]}, expected {self.real} alone")
             rows.append([*(array.data.ptr for array in arrays), p.size])
@@ -215,8 +214,8 @@ class _Update:
     def _lay_out(self, members: list[tuple[int, Tensor, dict[str, Any]]]) -> None:
         xp, self._members, self.real = self.xp, members, members[0][1].dtype
         for number, p, _ in members:
-            fresh = {"step": 0, "exp_avg": xp.zeros_like(p.data), "exp_avg_sq": xp.zeros_like(p.data)}
-            self.optimizer.state.setdefault(number, fresh)
+            if number not in self.optimizer.state:
+                self.optimizer.state[number] = _fresh_state(p)
         places = [(row, first) for row, (_, p, _) in enumerate(members) for first in range(0, p.size, CHUNK)]
         self.chunks = xp.asarray(np.array(places, dtype=np.int64))
         self.partial = xp.zeros(len(places), dtype=np.float64)
