@@ -34,7 +34,7 @@ from tinymoe.posttrain import GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer, re
 RESULTS = ROOT / "benchmarks" / "results" / "grpo.json"
 EVERY = 10  # steps between evaluations
 SHOWN = 12  # likeliest answers kept, of the start and of the end
-LENGTH = {"arithmetic": 48, "countdown": 100}  # tokens of an answer at most
+LENGTH = {"arithmetic": 48, "countdown": 128}  # tokens of an answer at most
 LEVEL = {"arithmetic": 2, "countdown": 2}  # countdown: three numbers
 COUNT = {"arithmetic": 4500, "countdown": 1600}  # of all that there are, 1,679, for countdown
 STEPS = {"arithmetic": 100, "countdown": 100}

@@ -149,7 +149,7 @@ def decode(
 
 
 def tokenizer(
-    texts: Sequence[str] | None = None, *, vocab_size: int = 8192, megabytes: float = 2, repeats: int = 3
+    texts: Sequence[str] | None = None, *, vocab_size: int = 8192, megabytes: float = 4, repeats: int = 3
 ) -> dict[str, Any]:
     """Megabytes a second of training a byte-level BPE tokenizer on texts, and of encoding them; the best run counts.
 

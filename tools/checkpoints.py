@@ -169,9 +169,13 @@ def arithmetic_sft() -> CausalLM:
 
 @recipe
 def countdown_sft() -> CausalLM:
-    """Benchmark grpo.py: arithmetic-sft, which has to be there, joins three numbers at random, and soon gives up."""
+    """Benchmark grpo.py: arithmetic-sft, which has to be there, joins three numbers at random, and soon gives up.
+
+    It has to be long in training: after 700 steps it still takes misses for hits, and searching on pays for nobody who
+    cannot tell. After 2500 it is right in 98 of 100.
+    """
     model = tm.from_pretrained(FOLDER / "arithmetic-sft")
-    return careless(model, "countdown", 2, count=1600, each=16, steps=700, lr=2e-3)
+    return careless(model, "countdown", 2, count=1600, each=48, steps=2500, lr=2e-3)
 
 
 @recipe

@@ -191,7 +191,7 @@ def _steps(task: TrainingTask, model: nn.Module, loss_of: Callable[[Tensor, Tens
 
 def _batches(task: TrainingTask) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches that tinymoe's trainer draws; drawing them is left out of PyTorch's time by doing it beforehand."""
-    made = [task.batch(step) for step in range(64)]
+    made = [task.batch(step) for step in range(128)]
     pairs = [tuple(torch.from_numpy(a.astype(np.int64)) for a in (batch.ids, batch.targets)) for batch in made]
     while True:
         yield from pairs  # pyright: ignore[reportReturnType]
