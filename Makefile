@@ -1,6 +1,6 @@
 # `make` lists the commands. PYTHON=... names an interpreter; without it the first one that is new enough is taken.
 .DEFAULT_GOAL := help
-.PHONY: help course test conformance chapters book lite site browser serve bench lint clean
+.PHONY: help course test conformance chapters book lite site browser pyodide serve bench lint clean
 MAKEFLAGS += --no-print-directory
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -13,6 +13,9 @@ endef
 setup = @$(or $(FOUND),$(wildcard $(1)/bin/python),$(error $(NO_PYTHON))) tools/setup_env.py $(1) $(2)
 
 PY = .venv/bin/python
+# Ten minutes and more, so they have a command of their own: make pyodide.
+IN_BROWSER = tests/pyodide tests/browser/test_lite.py
+UNITS = $(addprefix --ignore=,tests/conformance $(IN_BROWSER))
 # JupyterLab asks nothing and looks for no updates.
 QUIET_LAB = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
@@ -30,9 +33,9 @@ course:  ## open the course in JupyterLab (COURSE_ARGS="--no-browser" and the li
 test:  ## the package's and the course's tests, without PyTorch, and their coverage (PYTEST_ARGS="-k tokenizer")
 	$(call setup,.venv,test)
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest --ignore=tests/conformance $(PYTEST_ARGS)
+	$(PY) -m coverage run -m pytest $(UNITS) $(PYTEST_ARGS)
 	@echo "Once more, without Numba's compiler, the tests of the kernels: now coverage sees inside them"
-	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest --ignore=tests/conformance -m kernels $(PYTEST_ARGS)
+	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest $(UNITS) -m kernels $(PYTEST_ARGS)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report $(if $(PYTEST_ARGS),--fail-under=0)
 
@@ -61,7 +64,12 @@ site: book lite  ## all that is published: the book, and the course in the brows
 
 browser: book  ## the built book in a real browser: errors, requests, widgets, accessibility, weight, links
 	$(call setup,.venv,test browser)
-	$(PY) -m pytest tests/browser/test_book.py tests/browser/test_book_site.py $(PYTEST_ARGS)
+	$(PY) -m pytest tests/browser/test_book.py $(PYTEST_ARGS)
+
+pyodide: lite  ## NumPy in WebAssembly: the unit tests, and chapters in JupyterLite, compared with their committed outputs
+	$(call setup,.venv,test browser)
+	$(PY) tools/lite_fixture.py
+	$(PY) -m pytest $(IN_BROWSER) --durations=0 $(PYTEST_ARGS)
 
 serve:  ## look at the built site: http://127.0.0.1:8000
 	@$(or $(FOUND),python3) -m http.server --bind 127.0.0.1 --directory _build/html 8000

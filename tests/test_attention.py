@@ -297,7 +297,10 @@ def test_gradients_of_every_variant_by_finite_differences(name):
         model.loss(IDS, targets).backward()
         directions = [rng.standard_normal(p.shape) for p in model.parameters()]
         slope = sum(float((p.grad * d).sum()) for p, d in zip(model.parameters(), directions, strict=True))
-        assert all(np.abs(p.grad).max() > 0 for p in model.parameters()), "a parameter gets no gradient"
+        # A query that looks at one key has no choice: its gradient is zero, but for rounding.
+        unmoved = ("q_proj", "k_proj") if name == "window of one" else ()
+        moved = [p.grad for key, p in model.named_parameters() if not any(part in key for part in unmoved)]
+        assert all(np.abs(grad).max() > 0 for grad in moved), "a parameter gets no gradient"
         ends = []
         for step in (1e-5, -2e-5):
             for p, d in zip(model.parameters(), directions, strict=True):

@@ -166,6 +166,31 @@ def test_pages_are_slim():
     assert lean.slim_page(button) == button.replace(' aria-label="Search"', "")
 
 
+def test_scripts_wait_for_the_page():
+    page = '<script src="_static/{}.js?v=1"></script><script>let here = 1;</script>'.format
+    assert lean.slim_page(page("doctools")) == page("doctools").replace("<script src", '<script defer="defer" src')
+    module = '<script type="module" async>import "src=x";</script><script async src="x.js"></script>'
+    assert lean.slim_page(module) == module
+    options = "<script>const OPTIONS = 1;</script>"
+    assert lean.slim_page(page("documentation_options"), options) == f"{options}<script>let here = 1;</script>"
+    font = '<link rel="preload" as="font" href="_static/vendor/fontawesome/6.5.2/webfonts/fa-solid-900.woff2" />'
+    assert lean.slim_page(f"<head>{font}</head>") == "<head></head>"
+
+
+def test_style_sheets_keep_the_rules_that_could_match():
+    pytest.importorskip("tinycss2")
+    sheet = (
+        "/*! License */ /* note */ a{b:c} .used,.gone>.used,p:is(.gone,.used):not(.gone){d:e}"
+        "@media print{.gone{f:g}} @media (width > 1px){.used[data-x='.gone']:hover{h:i}} .gone{j:k}"
+        "@font-face{font-family:l}"
+    )
+    used = lean.words('<p class="used">')
+    assert lean.slim_sheet(sheet, used).splitlines() == [
+        "/*! License */", "a{b:c}", ".used,p:is(.gone,.used):not(.gone){d:e}", "@media (width > 1px){",
+        '.used[data-x=".gone"]:hover{h:i}', "}", "@font-face{font-family:l}",
+    ]  # fmt: skip
+
+
 def test_figures_get_a_palette_where_that_is_smaller(tmp_path):
     image = pytest.importorskip("PIL.Image")
     figure = tmp_path / "plot.png"

@@ -1,4 +1,5 @@
-"""The compiled decode step: the same scores as the ordinary way through the model, and the same cache behind it."""
+"""The compiled decode step: the same scores as the ordinary way through the model, and the same cache behind it; and
+whole answers, compiled: the same tokens."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 
 from tinymoe import zoo
 from tinymoe.backend import current, using
-from tinymoe.models import CausalLM
+from tinymoe.generate import sampling
+from tinymoe.models import CausalLM, compiled
 from tinymoe.models.compiled import decoder_weights
 from tinymoe.nn import Config
 from tinymoe.nn.cache import KVCache, LayerCache
 from tinymoe.posttrain.lora import LoraConfig, add_lora
-from tinymoe.posttrain.rollout import take_rows
+from tinymoe.posttrain.rollout import Rollouts, rollouts, take_rows
 
 pytest.importorskip("numba")
 
@@ -280,3 +282,79 @@ def test_a_cache_with_an_append_of_its_own_is_asked():
         for piece in ([[1, 2, 3]], [[4]], [[5]]):
             model(np.array(piece), cache=cache)
     assert seen == [n for n in (3, 1, 1) for _ in model.model.layers]
+
+
+@pytest.fixture
+def samples(monkeypatch) -> list[int]:
+    """The number of texts in each call of the compiled sampler; as many lanes as there are threads."""
+    decode, seen = pytest.importorskip("tinymoe.backend.numba_decode"), []
+    call = decode.CompiledDecoder.sample
+
+    def counted(self, answers, *rest):
+        seen.append(len(answers.tokens))
+        return call(self, answers, *rest)
+
+    monkeypatch.setattr(decode.CompiledDecoder, "sample", counted)
+    monkeypatch.setattr(compiled, "LANE_PRODUCTS", 1)
+    return seen
+
+
+PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10], [11, 12, 13]]
+
+
+def answers(model: CausalLM, backend: str, size: int = 4, **options) -> Rollouts:
+    with using(backend):
+        return rollouts(model, PROMPTS, size, **{"max_new_tokens": 20, "stop": (3, 4), **options})
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_are_those_of_the_ordinary_way(name, temperature, samples):
+    model = build(**MODELS[name])
+    got, expected = (answers(model, backend, temperature=temperature) for backend in ("numba", "numpy"))
+    assert sum(samples) == 12
+    assert got.completions() == expected.completions() and got.finished.tolist() == expected.finished.tolist()
+    np.testing.assert_allclose(got.logps, expected.logps, atol=2e-5)
+    assert temperature == 0 or (got.finished.any() and len(set(got.lengths)) > 3)
+
+
+def test_one_token_answers(samples):
+    model = build()
+    got, expected = (answers(model, backend, max_new_tokens=1) for backend in ("numba", "numpy"))
+    assert got.completions() == expected.completions() and got.lengths.tolist() == [1] * 12
+
+
+@pytest.mark.parametrize("name", ["llama", "windows"])
+def test_long_answers(name, samples):
+    model = build(**MODELS[name], max_position_embeddings=512)
+    got, expected = (answers(model, backend, stop=None, max_new_tokens=150) for backend in ("numba", "numpy"))
+    assert got.completions() == expected.completions() and sum(samples) == 12
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_answers_and_scores_do_not_depend_on_the_threads(threads, samples, monkeypatch):
+    model = build()
+    ids, found = tokens(model, 33, 6), []
+    for number in (1, threads):
+        with using("numba"):
+            monkeypatch.setattr(current(), "threads", number)
+        found.append((answers(model, "numba", size=11), read(model, ids, [3, 1, 1, 1])[0]))
+        assert len(samples) == number and sum(samples) == 33
+        samples.clear()
+    (alone, scores), (together, others) = found
+    for name in ("ids", "logps", "lengths", "finished"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    np.testing.assert_array_equal(others, scores)
+
+
+def test_what_compiled_answers_do_not_know_takes_the_ordinary_way(samples, monkeypatch):
+    model = build()
+    likely = answers(model, "numba", top_p=0.5)
+    assert likely.completions() == answers(model, "numpy", top_p=0.5).completions() and not samples
+
+    def softmax(logits: np.ndarray) -> np.ndarray:
+        return np.eye(logits.shape[-1])[np.zeros(len(logits), int) + 5]
+
+    monkeypatch.setattr(sampling.softmax, "__code__", softmax.__code__)
+    assert set(np.concatenate(answers(model, "numba").completions())) == {5} and not samples

@@ -27,7 +27,7 @@ MODULES = sorted((ROOT / "tinymoe").rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "tools").rglob("*.py")), *sorted((ROOT / "tests").rglob("*.py"))]
 FOREIGN = {"torch", "tensorflow", "jax", "transformers", "tokenizers", "trl", "peft", "pickle", "dill"}
 TARGETS = {"help", "course", "test", "conformance", "chapters", "book", "bench", "lint", "clean"}
-TARGETS |= {"lite", "site", "browser", "serve"}
+TARGETS |= {"lite", "site", "browser", "pyodide", "serve"}
 
 
 def name(file: Path) -> str:

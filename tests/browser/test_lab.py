@@ -11,7 +11,7 @@ pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed")
 
 import nbformat
-from test_book import shoot
+from book_site import shoot
 from test_viz import chromium  # noqa: F401 - a fixture
 
 CELLS = [

@@ -16,18 +16,19 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FIXTURE = ROOT / "_build" / "pyodide"
-FILES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests").glob("test_*.py"))
+NAMES = sorted(file.name for file in (ROOT / "tests").glob("test_*.py"))
+# Files that are left out as a whole are not even imported: what they import may not exist.
+FILES = [f"tests/{name}" for name in NAMES if f"{name}::*" not in exceptions.read()]
 SHARES = 6  # so that each has little to remember: WebAssembly gives no memory back
 
 
 def test_every_exception_is_about_a_test_and_has_a_reason():
-    names = [Path(file).name for file in FILES]
     for pattern, reason in exceptions.read().items():
         file, _, test = pattern.partition("::")
-        assert reason.strip() and any(fnmatch(name, file) for name in names), pattern
+        assert reason.strip() and any(fnmatch(name, file) for name in NAMES), pattern
         bare = test.partition("[")[0]
         assert test == "*" or any(f"def {bare.rstrip('*')}" in (ROOT / "tests" / name).read_text("utf-8")
-                                  for name in names if fnmatch(name, file)), pattern  # fmt: skip
+                                  for name in NAMES if fnmatch(name, file)), pattern  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """What a compiled decode step is told about a model: raw arrays and numbers, no modules.
 
-C hidden_size   H query heads   K key/value heads   D head_dim   I intermediate_size   V vocabulary
+    C hidden_size   H query heads   K key/value heads   D head_dim   I intermediate_size   V vocabulary
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .reference import Array
 
@@ -61,3 +62,39 @@ class DecoderWeights:
 # A layer's keys and values, (B, capacity, K, D) each, and which of their places are looked at; the last is the new
 # token's, which the step fills.
 Place = tuple[Array, Array, slice]
+
+
+class Prompts(NamedTuple):
+    """What one layer's cache holds of P prompts: keys and values (P, capacity, K, D). Those of prompt p begin at place
+    starts[p], (P,), and all end before `stop`. A token sees at most the `window` tokens that end with itself."""
+
+    keys: Array
+    values: Array
+    starts: Array
+    stop: int
+    window: int
+
+
+@dataclass
+class Answers:
+    """B texts that answer P prompts, of which the first of n tokens is there, and what the others are drawn with.
+
+    prompts (B,) are the numbers of the prompts, draws (B, n) uniform numbers. tokens and logps (B, n), lengths and
+    finished (B,) are what is found: log-probabilities at the temperature, how many tokens there are, and whether the
+    last one is among `stop`, which end a text. Temperature 0 takes the likeliest token. softcap 0 is for none.
+    """
+
+    prompts: Array
+    draws: Array
+    tokens: Array
+    logps: Array
+    lengths: Array
+    finished: Array
+    stop: Array
+    temperature: float
+    softcap: float = 0.0
+
+    def part(self, rows: slice) -> Answers:
+        """Some of the texts; what is found for them is found here too."""
+        names = ("prompts", "draws", "tokens", "logps", "lengths", "finished")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})

@@ -437,7 +437,6 @@ def _adamw(p, g, m, v, scale, gain1, gain2, shrink, rate, root, eps):  # type: i
         p[i] = p[i] * shrink - rate * m[i] / (np.sqrt(v[i]) * root + eps)
 
 
-
 class NumbaBackend(ReferenceBackend):
     """The reference with its hot kernels compiled. Everything not overridden here is the reference itself."""
 
@@ -552,9 +551,7 @@ class NumbaBackend(ReferenceBackend):
         if sinks is None:
             sinks = np.full(K * G, -np.inf, dtype=scores.dtype)
         bent = _numbers(rules, scores.dtype, K * G)
-        _masked_softmax(
-            scores.reshape(B, K * G, T, S), *bent, sinks, allowed, distance[0, 0], lse.reshape(B, K * G, T)
-        )
+        _masked_softmax(scores.reshape(B, K * G, T, S), *bent, sinks, allowed, distance[0, 0], lse.reshape(B, K * G, T))
         return scores, lse
 
     def masked_softmax_backward(

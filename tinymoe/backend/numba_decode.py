@@ -25,12 +25,16 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, models, overload, register_model
 
-from .decoding import DecoderWeights, LayerWeights, Place
+from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts
 from .numba_cpu import _FASTMATH, _exp, _from_key, _kernel, _to_key
 from .reference import Array
+
+# For what is called once for each head of each text: handing over arrays would cost more than the arithmetic.
+_inlined = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", nogil=True, forceinline=True)
 
 _VECTOR = 8  # float32 numbers in a register of AVX2; what fits it runs well on wider and narrower ones
 
@@ -175,26 +179,18 @@ def _sum(typing_context: Any, x: Any) -> tuple[Signature, Callable[..., Any]]:
 
 
 @intrinsic
-def _arrive(typing_context: Any, counter: Any) -> tuple[Signature, Callable[..., Any]]:
-    """Add one to the first number of an int64 array, seen by all threads at once."""
+def _fetch(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
+    """Begin to bring a place of memory near, without waiting for it; it may lie outside the array."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        one, start = ir.Constant(ir.IntType(64), 1), ir.Constant(ir.IntType(64), 0)
-        builder.atomic_rmw("add", _place(context, builder, signature.args[0], arguments[0], start), one, "seq_cst")
+        place = builder.bitcast(_place(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
+        whole = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), whole, whole, whole])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(prefetch, [place, *(ir.Constant(whole, number) for number in (0, 3, 1))])  # to read, near, data
         return context.get_dummy_value()
 
-    return types.void(counter), generate
-
-
-@intrinsic
-def _arrived(typing_context: Any, counter: Any) -> tuple[Signature, Callable[..., Any]]:
-    """The first number of an int64 array as it is in memory now."""
-
-    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], arguments[0], ir.Constant(ir.IntType(64), 0))
-        return builder.load_atomic(place, "seq_cst", align=8)
-
-    return types.int64(counter), generate
+    return types.void(array, types.intp), generate
 
 
 @intrinsic
@@ -217,25 +213,25 @@ def _array_overload(address, shape):  # type: ignore[no-untyped-def]
     return lambda address, shape: numba.carray(_pointer(address), shape, np.float32)  # pyright: ignore
 
 
-def _product(y, w, x, first, last, add):  # type: ignore[no-untyped-def]
-    """Rows first to last - 1 of w x, w (out, in) and x (blocks, in, L), into y (blocks, out, L), or added to it."""
-    rows = slice(first, last)
-    y[:, rows] = w[rows] @ x + (y[:, rows] if add else 0)
+def _product(y, w, x, add):  # type: ignore[no-untyped-def]
+    """w x, w (out, in) and x (blocks, in, L), into y (blocks, out, L), or added to it."""
+    y[:] = w @ x + (y if add else 0)
 
 
 @overload(_product, jit_options={"fastmath": _FASTMATH})
-def _product_overload(y, w, x, first, last, add):  # type: ignore[no-untyped-def]
-    def product(y, w, x, first, last, add):  # type: ignore[no-untyped-def]
-        blocks, columns = x.shape[0], x.shape[2]
+def _product_overload(y, w, x, add):  # type: ignore[no-untyped-def]
+    def product(y, w, x, add):  # type: ignore[no-untyped-def]
+        rows, (blocks, _, columns) = len(w), x.shape
         if columns == 1:
-            for j in range(first, last):
+            for j in range(rows):
                 for block in range(blocks):
                     y[block, j, 0] = _lone(w, x, block, j) + (y[block, j, 0] if add else np.float32(0))
             return
-        for j in range(first, last, 4):
+        tile = 8 if columns == _VECTOR else 4
+        for j in range(0, rows, tile):
             for block in range(blocks):
-                if last - j < 4:
-                    for row in range(j, last):
+                if rows - j < tile:
+                    for row in range(j, rows):
                         _row(y, w, x, block, row, add)
                 elif columns == _VECTOR:
                     _tile(y, w, x, block, j, add)
@@ -271,32 +267,28 @@ def _row(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
     inner, columns = x.shape[1:]
     for column in range(0, columns, _VECTOR):
         place = (block * y.shape[1] + row) * columns + column
-        total = _load(y, place) if add else _zeros()
+        total = _zeros()
         for i in range(inner):
             total = _add_product(_spread(w, row * inner + i), _load(x, (block * inner + i) * columns + column), total)
-        _store(y, place, total)
+        _finish(y, place, total, add)
 
 
 @_kernel
 def _tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
-    """Four rows times one vector of texts; even and odd channels apart, so that enough sums are under way."""
+    """Eight rows times one vector of texts. Every sum has one order, here and in `_row` and `_wide_tile`: what a text
+    is answered depends on no other."""
     inner, place, start = x.shape[1], (block * y.shape[1] + row) * _VECTOR, block * x.shape[1] * _VECTOR
     w0, w1, w2, w3 = row * inner, (row + 1) * inner, (row + 2) * inner, (row + 3) * inner
-    t0 = t1 = t2 = t3 = u0 = u1 = u2 = u3 = _zeros()
-    for i in range(0, inner - 1, 2):
-        even, odd = _load(x, start + i * _VECTOR), _load(x, start + (i + 1) * _VECTOR)
-        t0, u0 = _add_product(_spread(w, w0 + i), even, t0), _add_product(_spread(w, w0 + i + 1), odd, u0)
-        t1, u1 = _add_product(_spread(w, w1 + i), even, t1), _add_product(_spread(w, w1 + i + 1), odd, u1)
-        t2, u2 = _add_product(_spread(w, w2 + i), even, t2), _add_product(_spread(w, w2 + i + 1), odd, u2)
-        t3, u3 = _add_product(_spread(w, w3 + i), even, t3), _add_product(_spread(w, w3 + i + 1), odd, u3)
-    if inner % 2:
-        last = _load(x, start + (inner - 1) * _VECTOR)
-        t0, t1 = _add_product(_spread(w, w1 - 1), last, t0), _add_product(_spread(w, w2 - 1), last, t1)
-        t2, t3 = _add_product(_spread(w, w3 - 1), last, t2), _add_product(_spread(w, w3 + inner - 1), last, t3)
-    _finish(y, place, _add(t0, u0), add)
-    _finish(y, place + _VECTOR, _add(t1, u1), add)
-    _finish(y, place + 2 * _VECTOR, _add(t2, u2), add)
-    _finish(y, place + 3 * _VECTOR, _add(t3, u3), add)
+    w4, w5, w6, w7 = w0 + 4 * inner, w1 + 4 * inner, w2 + 4 * inner, w3 + 4 * inner
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = _zeros()
+    for i in range(inner):
+        texts = _load(x, start + i * _VECTOR)
+        t0, t1 = _add_product(_spread(w, w0 + i), texts, t0), _add_product(_spread(w, w1 + i), texts, t1)
+        t2, t3 = _add_product(_spread(w, w2 + i), texts, t2), _add_product(_spread(w, w3 + i), texts, t3)
+        t4, t5 = _add_product(_spread(w, w4 + i), texts, t4), _add_product(_spread(w, w5 + i), texts, t5)
+        t6, t7 = _add_product(_spread(w, w6 + i), texts, t6), _add_product(_spread(w, w7 + i), texts, t7)
+    for n, t in enumerate((t0, t1, t2, t3, t4, t5, t6, t7)):
+        _finish(y, place + n * _VECTOR, t, add)
 
 
 @_kernel
@@ -325,33 +317,37 @@ def _finish(y, place, total, add):  # type: ignore[no-untyped-def]
     _store(y, place, _add(_load(y, place), total) if add else total)
 
 
-def _scores(q, keys, text, head, start, scores):  # type: ignore[no-untyped-def]
-    """Dot products of the queries (G, D) of one head group with the keys of one text from a place on: (G, n)."""
-    scores[:] = q @ keys[text, start : start + scores.shape[1], head].T
+def _scores(q, keys, text, head, start, scores, first, count):  # type: ignore[no-untyped-def]
+    """Dot products of the queries (G, D) of one head group with `count` keys of one text, from a place on: into scores
+    (G, n) from column `first` on. The seven columns after them are overwritten, if there are that many keys."""
+    scores[:, first : first + count] = q @ keys[text, start : start + count, head].T
 
 
-@overload(_scores, jit_options={"fastmath": _FASTMATH})
-def _scores_overload(q, keys, text, head, start, scores):  # type: ignore[no-untyped-def]
-    def products(q, keys, text, head, start, scores):  # type: ignore[no-untyped-def]
+@overload(_scores, jit_options={"fastmath": _FASTMATH, "forceinline": True})
+def _scores_overload(q, keys, text, head, start, scores, first, count):  # type: ignore[no-untyped-def]
+    def products(q, keys, text, head, start, scores, first, count):  # type: ignore[no-untyped-def]
         capacity, heads, dim = keys.shape[1:]
-        count, step, first = scores.shape[1], heads * dim, ((text * capacity + start) * heads + head) * dim
-        whole = dim // _VECTOR * _VECTOR
+        width, step, key = scores.shape[1], heads * dim, ((text * capacity + start) * heads + head) * dim
+        whole, together = dim // _VECTOR * _VECTOR, (count + _VECTOR - 1) // _VECTOR * _VECTOR
+        if start + together > capacity:
+            together -= _VECTOR
+        if whole < dim:
+            together = 0
         for g in range(len(q)):
-            together = count // _VECTOR * _VECTOR if whole == dim else 0
             for s in range(0, together, _VECTOR):
-                _store(scores, g * count + s, _eight_products(q, g * dim, keys, first + s * step, step, dim))
+                _store(scores, g * width + first + s, _eight_products(q, g * dim, keys, key + s * step, step, dim))
             for s in range(together, count):
                 sums, total = _zeros(), np.float32(0)
                 for i in range(0, whole, _VECTOR):
-                    sums = _add_product(_load(q, g * dim + i), _load(keys, first + s * step + i), sums)
+                    sums = _add_product(_load(q, g * dim + i), _load(keys, key + s * step + i), sums)
                 for i in range(whole, dim):
                     total += q[g, i] * keys[text, start + s, head, i]
-                scores[g, s] = _sum(sums) + total
+                scores[g, first + s] = _sum(sums) + total
 
     return products
 
 
-@_kernel
+@_inlined
 def _eight_products(q, query, keys, key, step, dim):  # type: ignore[no-untyped-def]
     """Dot products of one query with eight keys, by their places in memory."""
     t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = _zeros()
@@ -370,90 +366,169 @@ def _eight_products(q, query, keys, key, step, dim):  # type: ignore[no-untyped-
     return _neighbors(left, _neighbors(_neighbors(t4, t5), _neighbors(t6, t7)))
 
 
-def _mixed(weights, values, text, head, start, out):  # type: ignore[no-untyped-def]
-    """The values of one text from a place on, mixed by the weights (G, n) of one head group: (G, D)."""
-    out[:] = weights @ values[text, start : start + weights.shape[1], head]
+def _mixed(weights, first, count, values, text, head, start, out, add):  # type: ignore[no-untyped-def]
+    """`count` values of one text, from a place on, mixed by the weights (G, n) of one head group, from column `first`
+    on: into out (G, D), or added to it."""
+    mix = weights[:, first : first + count] @ values[text, start : start + count, head]
+    out[:] = mix + out if add else mix
 
 
-@overload(_mixed, jit_options={"fastmath": _FASTMATH})
-def _mixed_overload(weights, values, text, head, start, out):  # type: ignore[no-untyped-def]
-    def mixed(weights, values, text, head, start, out):  # type: ignore[no-untyped-def]
+@overload(_mixed, jit_options={"fastmath": _FASTMATH, "forceinline": True})
+def _mixed_overload(weights, first, count, values, text, head, start, out, add):  # type: ignore[no-untyped-def]
+    def mixed(weights, first, count, values, text, head, start, out, add):  # type: ignore[no-untyped-def]
         capacity, heads, dim = values.shape[1:]
-        count, step = weights.shape[1], heads * dim
-        first = ((text * capacity + start) * heads + head) * dim
+        step, value = heads * dim, ((text * capacity + start) * heads + head) * dim
+        wide = dim // (4 * _VECTOR) * 4 * _VECTOR
+        whole = dim // _VECTOR * _VECTOR
         for g in range(len(out)):
-            whole = dim // (2 * _VECTOR) * 2 * _VECTOR
-            for i in range(0, whole, 2 * _VECTOR):
-                t0 = t1 = u0 = u1 = _zeros()
-                for s in range(0, count - 1, 2):
-                    even, odd, place = g * count + s, g * count + s + 1, first + s * step + i
-                    t0 = _add_product(_spread(weights, even), _load(values, place), t0)
-                    t1 = _add_product(_spread(weights, even), _load(values, place + _VECTOR), t1)
-                    u0 = _add_product(_spread(weights, odd), _load(values, place + step), u0)
-                    u1 = _add_product(_spread(weights, odd), _load(values, place + step + _VECTOR), u1)
-                if count % 2:
-                    last, place = g * count + count - 1, first + (count - 1) * step + i
-                    t0 = _add_product(_spread(weights, last), _load(values, place), t0)
-                    t1 = _add_product(_spread(weights, last), _load(values, place + _VECTOR), t1)
-                _store(out, g * dim + i, _add(t0, u0))
-                _store(out, g * dim + i + _VECTOR, _add(t1, u1))
+            weight, place = g * weights.shape[1] + first, g * dim
+            for i in range(0, wide, 4 * _VECTOR):
+                _mix_wide(weights, weight, count, values, value + i, step, out, place + i, add)
+            for i in range(wide, whole, _VECTOR):
+                _mix(weights, weight, count, values, value + i, step, out, place + i, add)
             for j in range(whole, dim):
-                total = np.float32(0)
+                total = out[g, j] if add else np.float32(0)
                 for s in range(count):
-                    total += weights[g, s] * values[text, start + s, head, j]
+                    total += weights[g, first + s] * values[text, start + s, head, j]
                 out[g, j] = total
 
     return mixed
 
 
+@_inlined
+def _mix_wide(weights, weight, count, values, value, step, out, place, add):  # type: ignore[no-untyped-def]
+    """Four vectors of the values' channels; even and odd values apart, so that enough sums are under way."""
+    t0 = t1 = t2 = t3 = u0 = u1 = u2 = u3 = _zeros()
+    for s in range(0, count - 1, 2):
+        even, odd, at = _spread(weights, weight + s), _spread(weights, weight + s + 1), value + s * step
+        t0, t1 = _add_product(even, _load(values, at), t0), _add_product(even, _load(values, at + _VECTOR), t1)
+        t2 = _add_product(even, _load(values, at + 2 * _VECTOR), t2)
+        t3 = _add_product(even, _load(values, at + 3 * _VECTOR), t3)
+        at += step
+        u0, u1 = _add_product(odd, _load(values, at), u0), _add_product(odd, _load(values, at + _VECTOR), u1)
+        u2 = _add_product(odd, _load(values, at + 2 * _VECTOR), u2)
+        u3 = _add_product(odd, _load(values, at + 3 * _VECTOR), u3)
+    if count % 2:
+        last, at = _spread(weights, weight + count - 1), value + (count - 1) * step
+        t0, t1 = _add_product(last, _load(values, at), t0), _add_product(last, _load(values, at + _VECTOR), t1)
+        t2 = _add_product(last, _load(values, at + 2 * _VECTOR), t2)
+        t3 = _add_product(last, _load(values, at + 3 * _VECTOR), t3)
+    _finish(out, place, _add(t0, u0), add)
+    _finish(out, place + _VECTOR, _add(t1, u1), add)
+    _finish(out, place + 2 * _VECTOR, _add(t2, u2), add)
+    _finish(out, place + 3 * _VECTOR, _add(t3, u3), add)
+
+
+@_inlined
+def _mix(weights, weight, count, values, value, step, out, place, add):  # type: ignore[no-untyped-def]
+    """One vector of the values' channels; of four values in turn, each its own sum."""
+    t0 = t1 = t2 = t3 = _zeros()
+    whole = count // 4 * 4
+    for s in range(0, whole, 4):
+        at = value + s * step
+        t0 = _add_product(_spread(weights, weight + s), _load(values, at), t0)
+        t1 = _add_product(_spread(weights, weight + s + 1), _load(values, at + step), t1)
+        t2 = _add_product(_spread(weights, weight + s + 2), _load(values, at + 2 * step), t2)
+        t3 = _add_product(_spread(weights, weight + s + 3), _load(values, at + 3 * step), t3)
+    for s in range(whole, count):
+        t0 = _add_product(_spread(weights, weight + s), _load(values, value + s * step), t0)
+    _finish(out, place, _add(_add(t0, t1), _add(t2, t3)), add)
+
+
 @_kernel
-def _softmax(scores, scale, softcap, documents):  # type: ignore[no-untyped-def]
-    """Weights from dot products (G, n), in place; documents (n,) are those of the keys, the last the query's own."""
-    groups, count = scores.shape
+def _row_width(count):  # type: ignore[no-untyped-def]
+    """Columns for so many scores: whole vectors, with room for what `_scores` writes too much."""
+    return (count + 7 + 15) // 16 * 16
+
+
+# What follows is called for each head of each text. Views of arrays cost more there than the arithmetic, since their
+# owners are counted; so rows are told by number.
+
+
+@_inlined
+def _softmax(scores, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
+    """Weights from the first `count` dot products of each line of scores (G, n), in place; n is a whole number of
+    vectors. documents[text, -m:] are those of the last m keys, the last the query's own."""
+    (groups, width), masked = scores.shape, min(documents.shape[1], count)
+    first, document = count - masked, documents.shape[1] - masked
     for g in range(groups):
-        line, highest, total = scores[g], _to_key(np.float32(-np.inf)), np.float32(0)
-        for s in range(count):
-            line[s] *= scale
+        highest, total = _to_key(np.float32(-np.inf)), np.float32(0)
+        for s in range(width):
+            scores[g, s] *= scale
         if softcap > 0:
             for s in range(count):
-                line[s] = softcap * math.tanh(line[s] / softcap)
-        for s in range(len(documents)):
-            line[s] = line[s] if documents[s] == documents[count - 1] else np.float32(-np.inf)
-        for s in range(count):
-            key = _to_key(line[s])
+                scores[g, s] = softcap * math.tanh(scores[g, s] / softcap)
+        for s in range(masked):
+            if documents[text, document + s] != documents[text, -1]:
+                scores[g, first + s] = -np.inf
+        for s in range(count, width):
+            scores[g, s] = -np.inf
+        for s in range(width):
+            key = _to_key(scores[g, s])
             highest = key if key > highest else highest
         top = _from_key(highest)
-        for s in range(count):
-            line[s] = _exp(line[s] - top)
-            total += line[s]
-        for s in range(count):
-            line[s] /= total
+        for s in range(width):
+            scores[g, s] = _exp(scores[g, s] - top)
+            total += scores[g, s]
+        inverse = np.float32(1) / total
+        for s in range(width):
+            scores[g, s] *= inverse
         # The fast exp gives a hidden key a tiny weight, which times an infinite value would not be zero.
-        for s in range(len(documents)):
-            line[s] = line[s] if documents[s] == documents[count - 1] else np.float32(0)
+        for s in range(masked):
+            if documents[text, document + s] != documents[text, -1]:
+                scores[g, first + s] = 0
 
 
-@_kernel
+@_inlined
 def _normalize(rows, weight, eps, offset):  # type: ignore[no-untyped-def]
     """RMSNorm of each row, in place."""
-    for row in rows:
+    count, width = rows.shape
+    for row in range(count):
         total = np.float32(0)
-        for i in range(len(row)):
-            total += row[i] * row[i]
-        scale = np.float32(1) / np.float32(math.sqrt(total / np.float32(len(row)) + eps))
-        for i in range(len(row)):
-            row[i] = row[i] * scale * (weight[i] + offset)
+        for i in range(width):
+            total += rows[row, i] * rows[row, i]
+        scale = np.float32(1) / np.float32(math.sqrt(total / np.float32(width) + eps))
+        for i in range(width):
+            rows[row, i] = rows[row, i] * scale * (weight[i] + offset)
 
 
-@_kernel
-def _turn(rows, cos, sin):  # type: ignore[no-untyped-def]
-    """Rotary positions, in place: the first R channels of each row, for cosines (R / 2,)."""
-    half = len(cos)
-    for row in rows:
+@_inlined
+def _turn(rows, turns, kind):  # type: ignore[no-untyped-def]
+    """Rotary positions, in place: the first R channels of each row, for cosines and sines turns[kind] (2, R / 2)."""
+    count, half = len(rows), turns.shape[2]
+    for row in range(count):
         for i in range(half):
-            first, second = row[i], row[i + half]
-            row[i] = first * cos[i] - second * sin[i]
-            row[i + half] = second * cos[i] + first * sin[i]
+            first, second, cos, sin = rows[row, i], rows[row, i + half], turns[kind, 0, i], turns[kind, 1, i]
+            rows[row, i] = first * cos - second * sin
+            rows[row, i + half] = second * cos + first * sin
+
+
+@_inlined
+def _take(x, text, first, rows):  # type: ignore[no-untyped-def]
+    """One text's channels from `first` on, of x (blocks, C, L), as rows (n, D)."""
+    (count, dim), block, column = rows.shape, text // x.shape[2], text % x.shape[2]
+    for row in range(count):
+        for i in range(dim):
+            rows[row, i] = x[block, first + row * dim + i, column]
+
+
+@_inlined
+def _give(rows, y, text, first):  # type: ignore[no-untyped-def]
+    """The way back."""
+    (count, dim), block, column = rows.shape, text // y.shape[2], text % y.shape[2]
+    for row in range(count):
+        for i in range(dim):
+            y[block, first + row * dim + i, column] = rows[row, i]
+
+
+@_inlined
+def _keep(k, v, text, head, keys, values, line, place, own):  # type: ignore[no-untyped-def]
+    """Write one head's new key k (1, D), and its value from v (blocks, C, L), into keys and values (…, capacity, …, D)
+    at keys[line, place, own]."""
+    block, column, dim = text // v.shape[2], text % v.shape[2], k.shape[1]
+    for i in range(dim):
+        keys[line, place, own, i] = k[0, i]
+        values[line, place, own, i] = v[block, head * dim + i, column]
 
 
 def _norm(x, weight, eps, offset, y):  # type: ignore[no-untyped-def]
@@ -486,33 +561,24 @@ def _norm_overload(x, weight, eps, offset, y):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _share(rows, part, parts):  # type: ignore[no-untyped-def]
-    """The first of a thread's rows, and the first of the next thread's: whole tiles of four."""
-    return rows * part // parts // 4 * 4, rows if part + 1 == parts else rows * (part + 1) // parts // 4 * 4
-
-
-@_kernel
-def _linear(y, weight, bias, x, part, parts, add):  # type: ignore[no-untyped-def]
-    """A thread's rows of y (blocks, out, L) = weight x + bias, both given by address; 0 for no bias."""
+def _linear(y, weight, bias, x, add):  # type: ignore[no-untyped-def]
+    """y (blocks, out, L) = weight x + bias, both given by address; 0 for no bias."""
     out = y.shape[1]
-    first, last = _share(out, part, parts)
-    _product(y, _array(weight, (out, x.shape[1])), x, first, last, add)
+    _product(y, _array(weight, (out, x.shape[1])), x, add)
     if bias != 0:
         offsets = _array(bias, (out,))
         for block in range(len(y)):
-            for j in range(first, last):
+            for j in range(out):
                 for column in range(y.shape[2]):
                     y[block, j, column] += offsets[j]
 
 
 @_kernel
-def _swiglu(gate, up, part, parts):  # type: ignore[no-untyped-def]
-    """silu(gate) * up for a thread's rows of (blocks, I, L), into gate."""
-    columns, (first, last) = gate.shape[2], _share(gate.shape[1], part, parts)
-    for block in range(len(gate)):
-        g, u = gate[block].reshape(-1), up[block].reshape(-1)
-        for i in range(first * columns, last * columns):
-            g[i] = g[i] / (np.float32(1) + _exp(-g[i])) * u[i]
+def _swiglu(gate, up):  # type: ignore[no-untyped-def]
+    """silu(gate) * up, (blocks, I, L), into gate."""
+    g, u = gate.reshape(-1), up.reshape(-1)
+    for i in range(len(g)):
+        g[i] = g[i] / (np.float32(1) + _exp(-g[i])) * u[i]
 
 
 class _Tables(NamedTuple):
@@ -530,7 +596,7 @@ class _Tables(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """Memory for a step: (blocks, channels, L) each, normed and scratch once more for each thread."""
+    """Memory for a step: (blocks, channels, L) each, and scratch (n,) for one text's queries of one head group."""
 
     x: Array
     normed: Array
@@ -545,106 +611,95 @@ class _Work(NamedTuple):
 
 
 @_kernel
-def _meet(counter, goal, parts):  # type: ignore[no-untyped-def]
-    """Wait until all threads are here; returns the count that the next meeting starts from."""
-    goal += parts
-    if parts > 1:
-        _arrive(counter)
-        while _arrived(counter) < goal:
-            continue
-    return goal
-
-
-@_kernel
-def _attend(tables, work, part, parts, layer, dim):  # type: ignore[no-untyped-def]
-    """A thread's share of attention: from q, k and v to mixed, with the new keys and values written into the cache.
+def _attend(tables, work, layer, dim):  # type: ignore[no-untyped-def]
+    """Attention: from q, k and v to mixed, with the new keys and values written into the cache.
 
     A unit of work is one text's queries of one head group, (G, D), and its keys.
     """
-    cached, rules, documents, scratch = tables.cached[layer], tables.rules[layer], tables.documents, work.scratch[part]
+    weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
+    all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
     start, count, turn = cached[_START], cached[_STOP] - cached[_START], cached[_TURN]
-    batch, heads, group = len(documents), work.k.shape[1] // dim, work.q.shape[1] // work.k.shape[1]
-    shape, masked = (batch, cached[_CAPACITY], heads, dim), min(documents.shape[1], count)
+    heads, group = all_k.shape[1] // dim, all_q.shape[1] // all_k.shape[1]
+    shape = (len(documents), cached[_CAPACITY], heads, dim)
     keys, values = _array(cached[_KEYS], shape), _array(cached[_VALUES], shape)
-    q = scratch[: group * dim].reshape(group, dim)
-    out = scratch[group * dim : 2 * group * dim].reshape(group, dim)
-    scores = scratch[2 * group * dim : 2 * group * dim + group * count].reshape(group, count)
-    for unit in range(batch * heads * part // parts, batch * heads * (part + 1) // parts):
-        text, head = unit // heads, unit % heads
-        new = keys[text, start + count - 1, head : head + 1]
-        _take(work.q, text, head * group * dim, q)
-        _take(work.k, text, head * dim, new)
-        _take(work.v, text, head * dim, values[text, start + count - 1, head : head + 1])
-        if tables.weights[layer, _Q_NORM] != 0:
-            _normalize(q, _array(tables.weights[layer, _Q_NORM], (dim,)), rules[2], rules[3])
-            _normalize(new, _array(tables.weights[layer, _K_NORM], (dim,)), rules[2], rules[3])
-        if turn >= 0:
-            _turn(q, tables.turns[turn, 0], tables.turns[turn, 1])
-            _turn(new, tables.turns[turn, 0], tables.turns[turn, 1])
-        _scores(q, keys, text, head, start, scores)
-        _softmax(scores, rules[0], rules[1], documents[text, documents.shape[1] - masked :])
-        _mixed(scores, values, text, head, start, out)
-        _give(out, work.mixed, text, head * group * dim)
+    q, k, out, scores = _cut_up(work.scratch, group, dim, count)
+    for text in range(len(documents)):
+        for head in range(heads):
+            _take(all_q, text, head * group * dim, q)
+            _take(all_k, text, head * dim, k)
+            _make_ready(q, k, weights, rules, layer, turns, turn)
+            _keep(k, all_v, text, head, keys, values, text, start + count - 1, head)
+            _scores(q, keys, text, head, start, scores, 0, count)
+            _softmax(scores, count, rules[layer, 0], rules[layer, 1], documents, text)
+            _mixed(scores, 0, count, values, text, head, start, out, False)
+            _give(out, mixed, text, head * group * dim)
 
 
 @_kernel
-def _take(x, text, first, rows):  # type: ignore[no-untyped-def]
-    """One text's channels from `first` on, of x (blocks, C, L), as rows (n, D)."""
-    count, dim = rows.shape
-    block, column = text // x.shape[2], text % x.shape[2]
-    for row in range(count):
-        for i in range(dim):
-            rows[row, i] = x[block, first + row * dim + i, column]
+def _cut_up(scratch, group, dim, count):  # type: ignore[no-untyped-def]
+    """Memory for queries (G, D), a key (1, D), what they find (G, D), and scores of `count` keys (G, n)."""
+    size, width = group * dim, _row_width(count)
+    q, out = scratch[:size].reshape(group, dim), scratch[size : 2 * size].reshape(group, dim)
+    k, rest = scratch[2 * size : 2 * size + dim].reshape(1, dim), scratch[2 * size + dim :]
+    return q, k, out, rest[: group * width].reshape(group, width)
+
+
+@_inlined
+def _make_ready(q, k, weights, rules, layer, turns, turn):  # type: ignore[no-untyped-def]
+    """Queries (G, D) and a key (1, D), normed where the layer does that, and turned by their position; in place."""
+    if weights[layer, _Q_NORM] != 0:
+        shape = (q.shape[1],)
+        _normalize(q, _array(weights[layer, _Q_NORM], shape), rules[layer, 2], rules[layer, 3])
+        _normalize(k, _array(weights[layer, _K_NORM], shape), rules[layer, 2], rules[layer, 3])
+    if turn >= 0:
+        _turn(q, turns, turn)
+        _turn(k, turns, turn)
 
 
 @_kernel
-def _give(rows, y, text, first):  # type: ignore[no-untyped-def]
-    """The way back."""
-    count, dim = rows.shape
-    block, column = text // y.shape[2], text % y.shape[2]
-    for row in range(count):
-        for i in range(dim):
-            y[block, first + row * dim + i, column] = rows[row, i]
-
-
-@_kernel
-def _step(part, parts, arrived, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
-    """One thread's share of a step; threads meet where one needs what another has computed."""
-    x, y, goal = work.x, work.normed[part], 0
+def _step(ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
+    """A token for each text, through all layers."""
+    x, y = work.x, work.normed
     channels, last = x.shape[1], tables.weights[len(tables.weights) - 1]
-    if part == 0:
-        _embed(x, _array(last[_EMBEDDING], (out.shape[1], channels)), ids)
-    goal = _meet(arrived, goal, parts)
+    _embed(x, _array(last[_EMBEDDING], (out.shape[1], channels)), ids)
     for layer in range(len(tables.cached)):
-        w, eps, offset = tables.weights[layer], tables.rules[layer, 2], tables.rules[layer, 3]
-        _norm(x, _array(w[_INPUT_NORM], (channels,)), eps, offset, y)
-        _linear(work.q, w[_Q], w[_Q_BIAS], y, part, parts, False)
-        _linear(work.k, w[_K], w[_K_BIAS], y, part, parts, False)
-        _linear(work.v, w[_V], w[_V_BIAS], y, part, parts, False)
-        goal = _meet(arrived, goal, parts)
-        _attend(tables, work, part, parts, layer, dim)
-        goal = _meet(arrived, goal, parts)
-        _linear(x, w[_O], w[_O_BIAS], work.mixed, part, parts, True)
-        goal = _meet(arrived, goal, parts)
-        _norm(x, _array(w[_POST_NORM], (channels,)), eps, offset, y)
-        _linear(work.gate, w[_GATE], w[_GATE_BIAS], y, part, parts, False)
-        _linear(work.up, w[_UP], w[_UP_BIAS], y, part, parts, False)
-        _swiglu(work.gate, work.up, part, parts)
-        goal = _meet(arrived, goal, parts)
-        _linear(x, w[_DOWN], w[_DOWN_BIAS], work.gate, part, parts, True)
-        goal = _meet(arrived, goal, parts)
+        _project(tables, work, layer)
+        _attend(tables, work, layer, dim)
+        _feed_forward(tables, work, layer)
     _norm(x, _array(last[_LAST_NORM], (channels,)), tables.rules[0, 2], tables.rules[0, 3], y)
-    _linear(work.scores, last[_OUTPUT], last[_OUTPUT_BIAS], y, part, parts, False)
-    _hand_over(work.scores, out, *_share(out.shape[1], part, parts))
+    _linear(work.scores, last[_OUTPUT], last[_OUTPUT_BIAS], y, False)
+    _hand_over(work.scores, out)
 
 
 @_kernel
-def _hand_over(scores, out, first, last):  # type: ignore[no-untyped-def]
+def _project(tables, work, layer):  # type: ignore[no-untyped-def]
+    """From the residual stream to a layer's queries, keys and values."""
+    w, y = tables.weights[layer], work.normed
+    _norm(work.x, _array(w[_INPUT_NORM], (y.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
+    _linear(work.q, w[_Q], w[_Q_BIAS], y, False)
+    _linear(work.k, w[_K], w[_K_BIAS], y, False)
+    _linear(work.v, w[_V], w[_V_BIAS], y, False)
+
+
+@_kernel
+def _feed_forward(tables, work, layer):  # type: ignore[no-untyped-def]
+    """What a layer's attention has mixed, and its SwiGLU, added to the residual stream."""
+    w, x, y = tables.weights[layer], work.x, work.normed
+    _linear(x, w[_O], w[_O_BIAS], work.mixed, True)
+    _norm(x, _array(w[_POST_NORM], (x.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
+    _linear(work.gate, w[_GATE], w[_GATE_BIAS], y, False)
+    _linear(work.up, w[_UP], w[_UP_BIAS], y, False)
+    _swiglu(work.gate, work.up)
+    _linear(x, w[_DOWN], w[_DOWN_BIAS], work.gate, True)
+
+
+@_kernel
+def _hand_over(scores, out):  # type: ignore[no-untyped-def]
     """Scores (blocks, V, L), row by row, to out (B, V); sixteen at a time, so that what is read stays near."""
-    columns = scores.shape[2]
-    for start in range(first, last, 16):
+    columns, size = scores.shape[2], out.shape[1]
+    for start in range(0, size, 16):
         for text in range(len(out)):
-            for j in range(start, min(start + 16, last)):
+            for j in range(start, min(start + 16, size)):
                 out[text, j] = scores[text // columns, j, text % columns]
 
 
@@ -689,27 +744,35 @@ class CompiledDecoder:
         self.cached[:, _STOP] = [seen.stop for _, _, seen in places]
         if documents is None:
             documents = np.empty((len(ids), 0), dtype=np.int64)
-        work = self._memory(len(ids), max(seen.stop - seen.start for _, _, seen in places), parts=1)
+        work = self._memory(len(ids), max(seen.stop - seen.start for _, _, seen in places))
         tables = _Tables(self.table, self.cached, self.rules, turns, documents)
-        out, arrived = np.empty((len(ids), len(self.held.output)), dtype=np.float32), np.zeros(1, dtype=np.int64)
-        _step(0, 1, arrived, ids, tables, work, self.held.head_dim, out)
+        out = np.empty((len(ids), len(self.held.output)), dtype=np.float32)
+        _step(ids, tables, work, self.held.head_dim, out)
         return out
 
-    def _memory(self, batch: int, seen: int, parts: int) -> _Work:
+    def sample(self, answers: Answers, prompts: Sequence[Prompts], turns: Array) -> None:
+        """Fill in the tokens of answers after the first: see `numba_rollout.sample_answers`."""
+        from .numba_rollout import sample_answers
+
+        sample_answers(self, answers, prompts, turns)
+
+    def _memory(self, batch: int, seen: int) -> _Work:
         """Buffers for so many texts, kept for the next step where they fit."""
         columns = 1 if batch <= _VECTOR // 2 else _VECTOR if batch <= _VECTOR else 2 * _VECTOR
-        blocks, first, old = -(-batch // columns), self.held.layers[0], self.work
-        width, heads, channels = len(first.q), len(first.k), self.held.output.shape[1]
-        scratch = width // heads * (2 * self.held.head_dim + seen)
-        if old is not None and old.x.shape == (blocks, channels, columns) and old.scratch.shape[1] >= scratch:
+        blocks, old, (*sizes, scratch) = -(-batch // columns), self.work, self.sizes(seen)
+        if old is not None and old.x.shape == (blocks, sizes[0], columns) and len(old.scratch) >= scratch:
             return old
-        inner, vocab = max(len(layer.gate) for layer in self.held.layers), len(self.held.output)
-        sizes = (channels, width, heads, heads, width, inner, inner, vocab)
         # Zeros, since columns that no text uses are computed along.
-        x, q, k, v, mixed, gate, up, scores = (np.zeros((blocks, size, columns), np.float32) for size in sizes)
-        normed = np.empty((parts, blocks, channels, columns), np.float32)
-        self.work = _Work(x, normed, q, k, v, mixed, gate, up, scores, np.empty((parts, 2 * scratch), np.float32))
+        activations = (np.zeros((blocks, size, columns), np.float32) for size in sizes)
+        self.work = _Work(*activations, np.zeros(2 * scratch, np.float32))
         return self.work
+
+    def sizes(self, seen: int) -> tuple[int, ...]:
+        """The channels of each of a step's buffers, and the numbers in the last one for texts of `seen` tokens."""
+        first, dim = self.held.layers[0], self.held.head_dim
+        width, heads, (vocab, channels) = len(first.q), len(first.k), self.held.output.shape
+        inner, scratch = len(first.gate), width // heads * (2 * dim + int(_row_width(seen))) + dim
+        return channels, channels, width, heads, heads, width, inner, inner, vocab, scratch
 
 
 def _address(array: Array | None) -> int:

@@ -335,9 +335,7 @@ class ReferenceBackend:
             self.xp.matmul(x[rows], weight[e].T, out=y[rows])
         return y
 
-    def grouped_linear_backward(
-        self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
-    ) -> tuple[Array, Array]:
+    def grouped_linear_backward(self, g: Array, x: Array, weight: Array, offsets: Sequence[int]) -> tuple[Array, Array]:
         """Gradients of `grouped_linear` for x and weight: that of a matrix whose group is empty is zero."""
         dx, dweight = self.xp.empty_like(x), self.xp.empty_like(weight)
         dweight[np.diff(offsets) == 0] = 0
@@ -512,10 +510,9 @@ def adamw_settings(
     return 1 - beta1, 1 - beta2, 1 - lr * weight_decay, lr / (1 - beta1**step), root, eps
 
 
-def _query_blocks(
-    T: int, S: int, window: int | None = None, size: int = ATTENTION_BLOCK
-) -> Iterator[tuple[slice, slice]]:
+def _query_blocks(T: int, S: int, window: int | None = None, size: int | None = None) -> Iterator[tuple[slice, slice]]:
     """Blocks of query rows, each with the keys that its rows can see: none after the last, none before the window."""
+    size = size or ATTENTION_BLOCK
     for start in range(0, T, size):
         stop = min(start + size, T)
         first = 0 if window is None else max(0, S - T + start - window + 1)

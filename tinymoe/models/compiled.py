@@ -1,4 +1,4 @@
-"""The short way through a decoder: one more token for each text in a single compiled call.
+"""The short way through a decoder: one more token for each text in a single compiled call, or all of them.
 
 A backend that has such a call (`ReferenceBackend.compile_decoder`) is told what the model is made of, if it is made of
 nothing but parts that the call knows: Llama's, with the biases, norms and windows of its relatives. Any other model,
@@ -8,7 +8,10 @@ and whatever is not one token a text after others in a cache, takes the ordinary
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from operator import is_not
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -16,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backend import current
-from ..backend.decoding import DecoderWeights, LayerWeights
+from ..backend.decoding import Answers, DecoderWeights, LayerWeights, Prompts
 from ..backend.reference import Array, ReferenceBackend
+from ..generate import engine, sampling
+from ..lanes import at_once, in_lane
 from ..nn import recorder
 from ..nn.attention import Attention
 from ..nn.cache import KVCache, LayerCache
@@ -32,18 +37,32 @@ if TYPE_CHECKING:
     from .decoder import CausalLM
 
 
+LANE_TEXTS = 8  # fewer leave a vector of numbers partly empty
+LANE_PRODUCTS = 1 << 24  # multiplications of weights; fewer are not worth a thread
+
+
 @dataclass
 class _Held:
-    """What belongs to one cache: the compiled step, the backend it is of, and the arrays that it reads."""
+    """What belongs to one cache: the compiled steps, the backend they are of, and the arrays that they read.
+
+    There is a step for each lane, with memory of its own; none where the model cannot take the short way.
+    """
 
     backend: ReferenceBackend
-    step: Any
+    steps: list[Any]
     parameters: list[Parameter]
     arrays: list[Array]
+    numbers: int
 
     def fits(self) -> bool:
         """Whether the model still has the arrays that the step was told of."""
         return self.backend is current() and not any(map(is_not, [p.data for p in self.parameters], self.arrays))
+
+    def lanes(self, texts: int, tokens: int) -> list[slice]:
+        """Which texts each thread takes, of those that get so many tokens each."""
+        products = self.numbers * texts * tokens
+        lanes = 1 if in_lane() else max(1, min(len(self.steps), texts // LANE_TEXTS, products // LANE_PRODUCTS))
+        return [slice(*ends) for ends in pairwise(texts * lane // lanes for lane in range(lanes + 1))]
 
 
 _held: weakref.WeakKeyDictionary[KVCache, _Held] = weakref.WeakKeyDictionary()
@@ -60,14 +79,42 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
     held = _held.get(cache)
     if held is None or not held.fits():
         held = _held[cache] = _prepare(model, cache)
-    if held.step is None or not _own_code():
+    if not held.steps or not _own_code(_STEP):
         return None
-    decoder, position = model.model, current().xp.full((1, 1), cache.length)
     every = cache.append_documents(None, len(ids), 1)
-    turns = [turn(position) for turn in decoder.positions.values()]
-    angles = np.array(turns, dtype=np.float32).reshape(len(turns), 2, -1)
+    angles = _angles(model, [cache.length])[0]
     places = [layer.reserve(len(ids), 1) for layer in cache.layers]
-    return Tensor(held.step(ids[:, 0], places, angles, every)[:, None])
+
+    def lane(step: Any, rows: slice) -> Array:
+        mine = [(keys[rows], values[rows], seen) for keys, values, seen in places]
+        return step(ids[rows, 0], mine, angles, None if every is None else every[rows])
+
+    scores = at_once([partial(lane, *pair) for pair in zip(held.steps, held.lanes(len(ids), 1), strict=False)])
+    return Tensor((scores[0] if len(scores) == 1 else np.concatenate(scores))[:, None])
+
+
+def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], answers: Answers) -> bool:
+    """Find all tokens of answers after the first, or return False where that is not possible: then do it step by step.
+
+    The cache holds what was read of the prompts, which ended together and were padded before their `lengths`. It stays
+    as it is.
+    """
+    from .decoder import CausalLM
+
+    # A model with a call of its own wants to be asked.
+    if type(model).__call__ is not CausalLM.__call__ or recorder.is_recording():
+        return False
+    held, (texts, length), prompts = _prepare(model, cache), answers.tokens.shape, []
+    if not held.steps or length == 1 or not _own_code(_STEP + _CHOICE):
+        return False
+    for layer in cache.layers:
+        keys, values, seen = layer.reserve(len(lengths), 0)
+        starts = seen.stop - np.minimum(lengths, seen.stop - seen.start)
+        prompts.append(Prompts(keys, values, starts, seen.stop, getattr(layer, "window", None) or np.iinfo(int).max))
+    angles = _angles(model, range(cache.length, cache.length + length - 1))
+    sample = held.steps[0].sample
+    at_once([partial(sample, answers.part(rows), prompts, angles) for rows in held.lanes(texts, length)])
+    return True
 
 
 def _prepare(model: CausalLM, cache: KVCache) -> _Held:
@@ -75,8 +122,20 @@ def _prepare(model: CausalLM, cache: KVCache) -> _Held:
     known = all(type(layer).append is LayerCache.append for layer in cache.layers)
     backend, weights = current(), decoder_weights(model) if known else None
     parameters = model.parameters()
-    step = None if weights is None else backend.compile_decoder(weights)
-    return _Held(backend, step, parameters, [p.data for p in parameters])
+    steps = [] if weights is None else [backend.compile_decoder(weights) for _ in range(backend.threads)]
+    steps = [step for step in steps if step is not None]  # None where there is no compiler
+    return _Held(backend, steps, parameters, [p.data for p in parameters], sum(p.size for p in parameters))
+
+
+def _angles(model: CausalLM, positions: Sequence[int]) -> Array:
+    """Cosines and sines of each position for all kinds of layers: (positions, kinds, 2, R / 2), zeros for no turning.
+
+    Position by position, since some models turn more slowly the longer a text has become.
+    """
+    kinds, xp = list(model.model.positions.values()), current().xp
+    turns = [[turn(xp.full((1, 1), place)) for turn in kinds] for place in positions]
+    turns = [[turn if turn[0] is not None else ([[0]], [[0]]) for turn in row] for row in turns]
+    return np.array(turns, dtype=np.float32).reshape(len(turns), len(kinds), 2, -1)
 
 
 def decoder_weights(model: CausalLM) -> DecoderWeights | None:
@@ -130,11 +189,12 @@ def _is_unusual(attention: Any) -> bool:
     return hasattr(attention, "sinks") or getattr(attention, "slopes", None) is not None
 
 
-# Functions that a compiled step stands in for. In the course, a learner's own may take the place of one.
-_STANDS_FOR: list[Any] = [OPS[name] for name in ("attention", "rms_norm", "rope")]
-_CODE: list[CodeType] = [function.__code__ for function in _STANDS_FOR]
+# Functions that compiled code stands in for, with their own code. In the course, a learner's may take its place.
+_Own = list[tuple[Any, CodeType]]
+_STEP: _Own = [(function, function.__code__) for function in (OPS[name] for name in ("attention", "rms_norm", "rope"))]
+_CHOICE: _Own = [(function, function.__code__) for function in (engine.next_token_probabilities, sampling.softmax)]
 
 
-def _own_code() -> bool:
-    """Whether those functions are the package's own."""
-    return not any(map(is_not, [function.__code__ for function in _STANDS_FOR], _CODE))
+def _own_code(functions: _Own) -> bool:
+    """Whether functions are the package's own."""
+    return all(function.__code__ is code for function, code in functions)

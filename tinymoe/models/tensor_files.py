@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from ..text.nesting import check_nesting
 
 # The types that the format knows, and the bytes of a number; in a file the last of these come first.
 WIDTHS = {
@@ -78,11 +79,10 @@ def _read(data: bytes) -> list[tuple[str, dict[str, Any]]]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, LONGEST_HEADER):
         raise ValueError(f"its header should have {length} bytes, but the file has {len(data)}")
-    text = data[8 : 8 + length]
-    if _depth(text) > 3:  # in a browser, JSON that is nested without end would end Python with it
-        raise ValueError("its header is damaged: it is nested deeper than a list of sizes in a tensor's entry")
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_no_name_twice)
+        text = data[8 : 8 + length].decode()
+        check_nesting(text, deepest=3)  # the list of sizes in a tensor's entry
+        header = json.loads(text, object_pairs_hook=_no_name_twice)
         tensors = {name: _Entry(**entry) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"its header is damaged: {error}") from error
@@ -97,13 +97,6 @@ def _read(data: bytes) -> list[tuple[str, dict[str, Any]]]:
         (name, {"shape": entry.shape, "dtype": entry.dtype, "data": bytes(numbers[slice(*entry.data_offsets)])})
         for name, entry in tensors.items()
     ]
-
-
-def _depth(text: bytes) -> int:
-    """How deep the brackets outside of strings are nested."""
-    signs = np.frombuffer(re.sub(rb'"(?:[^"\\]|\\.)*"', b"", text), dtype=np.uint8)
-    opened = np.isin(signs, list(b"[{")).astype(np.int64) - np.isin(signs, list(b"]}"))
-    return int(opened.cumsum().max(initial=0))
 
 
 class _Entry:

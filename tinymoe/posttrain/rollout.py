@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
+from ..backend.decoding import Answers
 from ..generate.engine import next_token_probabilities
+from ..models.compiled import compiled_answers
 from ..models.decoder import CausalLM
 from ..nn.cache import KVCache, LayerCache
 from .functional import check_between, check_ids
@@ -161,24 +163,34 @@ class _Sampler:
         """Tokens and logps (B, n), lengths and finished (B,), from uniform numbers (B, n) that each row draws with."""
         cache = self.model.new_cache()
         ids, attention_mask = left_padded(prompts)
-        logits = self.model(ids, cache=cache, attention_mask=attention_mask).numpy()[:, -1]  # (prompts, V)
+        with current().one_thread_each():  # the others would be waiting for more to do while answers are computed
+            logits = self.model(ids, cache=cache, attention_mask=attention_mask).numpy()[:, -1]  # (prompts, V)
         copies = np.repeat(np.arange(len(prompts)), group_size)
-        take_rows(cache, copies)
-        logits, held = logits[copies], np.arange(len(draws))  # held: which row each row of the cache is
         tokens, logps = np.zeros(draws.shape, dtype=np.int64), np.zeros(draws.shape, dtype=np.float32)
-        lengths, finished = np.full(len(draws), draws.shape[1]), np.zeros(len(draws), dtype=bool)
-        for n in range(draws.shape[1]):
-            tokens[held, n], logps[held, n] = self.choose(logits, draws[held, n])
-            ends = held[np.isin(tokens[held, n], self.stop) & ~finished[held]]
-            finished[ends], lengths[ends] = True, n + 1
+        tokens[:, 0], logps[:, 0] = self.choose(logits[copies], draws[:, 0])
+        lengths, finished = np.ones(len(draws), dtype=np.int64), np.isin(tokens[:, 0], self.stop)
+        softcap = self.model.config.final_logit_softcapping or 0.0
+        answers = Answers(copies, draws, tokens, logps, lengths, finished, self.stop, self.temperature, softcap)
+        if self.top_p is not None or not compiled_answers(self.model, cache, [len(p) for p in prompts], answers):
+            take_rows(cache, copies)
+            self.go_on(cache, answers)
+        return tokens, logps, lengths, finished
+
+    def go_on(self, cache: KVCache, answers: Answers) -> None:
+        """Find the tokens after the first, one for each row at a time."""
+        tokens, logps, lengths, finished = answers.tokens, answers.logps, answers.lengths, answers.finished
+        held = np.arange(len(tokens))  # which row each row of the cache is
+        for n in range(1, tokens.shape[1]):
             going = ~finished[held]
-            if not going.any() or n + 1 == draws.shape[1]:
+            if not going.any():
                 break
             if (~going).sum() >= len(held) * _FINISHED_SHARE:
                 take_rows(cache, np.flatnonzero(going))
                 held = held[going]
-            logits = self.model(tokens[held, n, None], cache=cache).numpy()[:, -1]
-        return tokens, logps, lengths, finished
+            logits = self.model(tokens[held, n - 1, None], cache=cache).numpy()[:, -1]
+            tokens[held, n], logps[held, n] = self.choose(logits, answers.draws[held, n])
+            lengths[held[~finished[held]]] = n + 1
+            finished[held] |= np.isin(tokens[held, n], self.stop)
 
     def choose(self, logits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A token for each row of logits (rows, V), by its own draw, and its log-probability."""

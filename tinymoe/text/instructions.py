@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from .nesting import check_nesting
 from .packing import IGNORE, PADDING, Packed
 from .replies import Message
 
@@ -140,10 +141,12 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _json(content: bytes, where: str) -> Any:
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        check_nesting(text)
+        return json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
 
 

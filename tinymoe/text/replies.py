@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .nesting import check_nesting
+
 Message = dict[str, Any]
 
 
@@ -54,14 +56,13 @@ def read_json(text: str) -> tuple[Any, str]:
     """
     text = text.lstrip()
     try:
+        check_nesting(text)
         value, end = _DECODER.raw_decode(text)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise ValueError("not JSON: half of a surrogate pair") from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("not JSON: nested too deeply") from None
     return value, text[end:].lstrip()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -377,6 +378,8 @@ def _progress_bar(trainer: Trainer, wanted: bool) -> Iterator[Callable[[dict[str
     if not wanted:
         yield lambda metrics: None
         return
+    if sys.platform == "emscripten":
+        tqdm.monitor_interval = 0  # it would start a thread, which a browser has not got
     shown: dict[str, str] = {}
     with tqdm(total=trainer.config.steps, initial=trainer.steps_done, unit="step", dynamic_ncols=True) as bar:
 

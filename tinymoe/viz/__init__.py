@@ -22,6 +22,7 @@ _HOME = {
     "CostCalculator": "calculator", "MaskPlay": "masks",
     "KeptTokens": "kept",
     "RankPlay": "adapters",
+    "TilePlay": "tiles",
     "RewardPath": "preferences",
     "ModelCard": "zoo", "ModelMap": "zoo", "model_cards": "zoo",
     "RouteIt": "routing", "RoutingExplorer": "routing", "RoutingFlow": "routing",

@@ -125,7 +125,7 @@ def _checked(experts: Any, num_experts: int) -> np.ndarray:
         raise ValueError(
             f"experts: got numbers from {experts.min()} to {experts.max()}, expected -1 to {num_experts - 1}"
         )
-    return experts.astype(np.int64)
+    return experts.astype(np.intp)
 
 
 def _labels(domains: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -136,4 +136,4 @@ def _labels(domains: Any, shape: tuple[int, ...]) -> np.ndarray:
             f"domains: got shape {domains.shape} of {domains.dtype}, expected whole numbers {shape}, or one for each "
             "entry of the first axes"
         )
-    return np.broadcast_to(domains.reshape(domains.shape + (1,) * (len(shape) - domains.ndim)), shape)
+    return np.broadcast_to(domains.astype(np.intp).reshape(domains.shape + (1,) * (len(shape) - domains.ndim)), shape)

@@ -32,18 +32,21 @@ def explorer_state(chapter: Chapter) -> dict[str, Any]:
 
 
 def explorer_html(chapter: Chapter) -> str:
-    """An element that `landing.js` draws the explorer in, with its state and style."""
+    """An element, and the script that draws the explorer in it, with its state and style.
+
+    All of it stands in the page: it waits for no other file, and none of the page's other scripts comes before it.
+    """
     data = json.dumps(explorer_state(chapter)).replace("<", "\\u003c")
     style = assets.style_sheet("common", "routingbase", "routing")
     return (
         f'<style>{style}</style><div id="tm-explorer"></div>'
         f'<script type="application/json" id="tm-explorer-state">{data}</script>'
-        '<script type="module" src="_static/landing.js"></script>'
+        f'<script type="module" async>{landing_script()}</script>'
     )
 
 
 def landing_script() -> str:
-    """`landing.js`: the widget's own module, drawn over a model that holds the state and has no kernel."""
+    """The widget's own module, drawn over a model that holds the state and has no kernel."""
     return re.sub(r"export default (\{ render \});?\s*$", r"const explorer = \1;", assets.script("routing")) + _HOLDER
 
 

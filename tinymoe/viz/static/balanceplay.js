@@ -92,7 +92,8 @@ function render({ model, el }) {
     h("h4", {}, `Load of ${experts} experts, the most popular on top`), map,
     h("div", { class: "tm-keys" }, key("tm-idle", "idle"), key("tm-fair", "a fair share"), key("tm-busy", "twice as much, or more")),
     h("div", { class: "tm-pair" }, biasChart.el, violationChart.el),
-    h("dl", { class: "tm-facts" }, h("div", { class: "tm-which" }, `Max violation of the last ${LAST} steps`), facts.map(({ name, value }) => h("div", {}, h("dt", {}, name), value))),
+    h("div", { class: "tm-facts" }, h("div", { class: "tm-which" }, `Max violation of the last ${LAST} steps`),
+      h("dl", {}, facts.map(({ name, value }) => h("div", {}, h("dt", {}, name), value)))),
     said);
 
   let run;

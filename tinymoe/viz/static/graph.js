@@ -23,7 +23,7 @@ function render({ model, el }) {
 
   const picture = s("svg", { class: "tm-picture", role: "group", "aria-label": "computation graph" });
   const scroll = h("div", { class: "tm-canvas" }, picture);
-  const button = (text, label, action, kind = "tm-quiet") => h("button", { type: "button", class: kind, "aria-label": label, title: label, onclick: action }, text);
+  const button = (text, label, action, kind = "tm-quiet") => h("button", { type: "button", class: kind, title: label, onclick: action }, text);
   const controls = {
     reset: button("Reset", "forget the gradients", () => go(0)),
     back: button("‹ Back", "undo one step of the backward pass", () => go(done - 1)),

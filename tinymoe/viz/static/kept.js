@@ -103,7 +103,7 @@ function render({ model, el }) {
     const top = Math.max(...weights.subarray(0, t), 1);
     chips.forEach((chip, s) => {
       const w = s <= t ? weights[s] / 65535 : 0;
-      chip.style.setProperty("--p", s <= t ? `${Math.round(78 * Math.sqrt(Math.min(1, weights[s] / top)))}%` : "0%");
+      chip.style.setProperty("--p", s <= t ? `${Math.round(45 * Math.sqrt(Math.min(1, weights[s] / top)))}%` : "0%");
       chip.classList.toggle("tm-query", s === t);
       chip.classList.toggle("tm-kept", s <= t && kept.has(s));
       chip.classList.toggle("tm-left", s <= t && !kept.has(s));

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tinymoe.models.tensor_files import deserialize, serialize
+from tinymoe.models.tensor_files import _read, _write
 
 
 def save(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """The bytes of a file."""
-    return serialize(tensors, metadata)
+    return _write(tensors, metadata)
 
 
 def load(data: bytes) -> dict[str, np.ndarray]:
@@ -20,7 +20,7 @@ def load(data: bytes) -> dict[str, np.ndarray]:
         name: np.frombuffer(one["data"], f"<{one['dtype'][0].lower()}{int(one['dtype'][1:]) // 8}")
         .reshape(one["shape"])
         .copy()
-        for name, one in deserialize(data)
+        for name, one in _read(data)
     }
 
 
