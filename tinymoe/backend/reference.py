@@ -335,7 +335,9 @@ class ReferenceBackend:
             self.xp.matmul(x[rows], weight[e].T, out=y[rows])
         return y
 
-    def grouped_linear_backward(self, g: Array, x: Array, weight: Array, offsets: Sequence[int]) -> tuple[Array, Array]:
+    def grouped_linear_backward(
+        self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
+    ) -> tuple[Array, Array]:
         """Gradients of `grouped_linear` for x and weight: that of a matrix whose group is empty is zero."""
         dx, dweight = self.xp.empty_like(x), self.xp.empty_like(weight)
         dweight[np.diff(offsets) == 0] = 0

@@ -78,7 +78,7 @@ function render({ model, el }) {
   function append(i) {
     const [token, probability] = shown.steps[i];
     text.append(...inline(1, () => h("span", {
-      class: "tm-piece", role: "option", style: `--p:${Math.round(6 + 44 * probability)}%`,
+      class: "tm-piece", role: "option", style: `--p:${Math.round(6 + 38 * probability)}%`,
       title: `${visible(token)}  ${percent(probability)}`, onclick: () => select(i),
     }), () => token));
   }
