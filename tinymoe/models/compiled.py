@@ -76,9 +76,7 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
     """
     if cache is None or documents is not None or ids.shape[1] != 1 or not cache.length or recorder.is_recording():
         return None
-    held = _held.get(cache)
-    if held is None or not held.fits():
-        held = _held[cache] = _prepare(model, cache)
+    held = _prepared(model, cache)
     if not held.steps or not _own_code(_STEP):
         return None
     every = cache.append_documents(None, len(ids), 1)
@@ -104,8 +102,11 @@ def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], an
     # A model with a call of its own wants to be asked.
     if type(model).__call__ is not CausalLM.__call__ or recorder.is_recording():
         return False
-    held, (texts, length), prompts = _prepare(model, cache), answers.tokens.shape, []
-    if not held.steps or length == 1 or not _own_code(_STEP + _CHOICE):
+    (texts, length), prompts = answers.tokens.shape, []
+    if length == 1 or not _own_code(_STEP + _CHOICE):
+        return False
+    held = _prepared(model, cache)
+    if not held.steps:
         return False
     for layer in cache.layers:
         keys, values, seen = layer.reserve(len(lengths), 0)
@@ -115,6 +116,14 @@ def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], an
     sample = held.steps[0].sample
     at_once([partial(sample, answers.part(rows), prompts, angles) for rows in held.lanes(texts, length)])
     return True
+
+
+def _prepared(model: CausalLM, cache: KVCache) -> _Held:
+    """What the cache holds already, as long as it fits."""
+    held = _held.get(cache)
+    if held is None or not held.fits():
+        held = _held[cache] = _prepare(model, cache)
+    return held
 
 
 def _prepare(model: CausalLM, cache: KVCache) -> _Held:
