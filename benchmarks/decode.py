@@ -6,8 +6,8 @@ The model is llama-small with random weights, the prompts random tokens, the con
 continued with the likeliest tokens; 32 texts, by tinymoe and Transformers, with sampled ones (temperature, top-k and
 top-p). What is timed are the tokens after the first. Each library has a process of its own with `--threads` threads,
 and they take turns (`common/turns.py`); ratios are medians over the rounds, by the clock and by the time of all cores,
-which a busy machine disturbs less. llama.cpp is left out where llama-cpp-python and gguf cannot be imported, from
-`--llama-cpp` if given: a folder made by `pip install --target FOLDER llama-cpp-python gguf`.
+which a busy machine disturbs less. llama.cpp is left out where llama-cpp-python cannot be imported, from `--llama-cpp`
+if given: a folder made by `pip install --target FOLDER llama-cpp-python`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # so that it runs from a clone that is not installed
 
 import numpy as np  # noqa: E402
-from common.decoders import (  # noqa: E402
-    SAMPLED,
-    llama_cpp_decoder,
-    tinymoe_decoder,
-    transformers_decoder,
-    write_gguf,
-)
+from common.decoders import SAMPLED, llama_cpp_decoder, tinymoe_decoder, transformers_decoder  # noqa: E402
 from common.turns import Contender, median_ratio, rounds  # noqa: E402
 
 import tinymoe as tm  # noqa: E402
 from tinymoe.bench import machine  # noqa: E402
+from tinymoe.models.gguf_models import save_gguf  # noqa: E402
 
 CONTEXT, BATCH = 256, 32
 
@@ -45,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64, help="that are timed, of each text")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--llama-cpp", help="the folder that llama-cpp-python and gguf are installed in")
+    parser.add_argument("--llama-cpp", help="the folder that llama-cpp-python is installed in")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
     model, length = tm.zoo.build("llama-small", seed=0), CONTEXT - options.tokens
@@ -63,7 +58,7 @@ def main() -> None:
             ]
             if texts == 1 and _has_llama_cpp(options.llama_cpp):
                 file = Path(folder, "small.gguf")
-                write_gguf(model, file, options.llama_cpp)
+                save_gguf(model, file)
                 settings = (*task[:2], options.llama_cpp, options.threads)
                 contenders.append(
                     Contender("llama.cpp", llama_cpp_decoder, str(file), *settings, threads=options.threads)
@@ -99,9 +94,7 @@ def compare(contenders: list[Contender], texts: int, sampled: bool, count: int, 
 
 
 def _has_llama_cpp(folder: str | None) -> bool:
-    if folder is not None:
-        return True
-    return all(importlib.util.find_spec(name) is not None for name in ("llama_cpp", "gguf"))
+    return folder is not None or importlib.util.find_spec("llama_cpp") is not None
 
 
 def _versions() -> dict[str, str]:

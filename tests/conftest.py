@@ -68,6 +68,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def numpy_backend() -> Iterator[None]:
+    """Run the test on the reference alone: it is about what all backends share."""
+    with tm.using("numpy"):
+        yield
+
+
+@pytest.fixture
 def emulated_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReferenceBackend]:
     """The CuPy backend without a GPU: see `cuda_fake`. Skips where there is no C++ compiler."""
     import cuda_emulator

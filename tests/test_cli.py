@@ -324,8 +324,29 @@ def test_export_writes_a_model_folder_and_overwrites_nothing(tmp_path, start, ca
     capsys.readouterr()
     assert run("export", start, "--to", "hf", "--out", tmp_path / "hf") == 2
     assert "already holds a run or a model" in refused(capsys)
-    assert run("export", start, "--to", "gguf", "--out", tmp_path / "x") == 2
-    assert refused(capsys) == "--to: got 'gguf', expected hf (Hugging Face: config.json, *.safetensors)"
+    assert run("export", start, "--to", "onnx", "--out", tmp_path / "x") == 2
+    assert refused(capsys) == (
+        "--to: got 'onnx', expected hf (Hugging Face: config.json, *.safetensors) or gguf (llama.cpp: one file)"
+    )
+    assert run("export", start, "--to", "hf", "--dtype", "float16", "--out", tmp_path / "x") == 2
+    assert refused(capsys) == "--dtype: got 'float16', expected float32; others go with --to gguf"
+    assert not (tmp_path / "x").exists()
+
+
+def test_export_to_gguf(tmp_path, start, capsys):
+    model, out = from_pretrained(start), tmp_path / "new" / "model.gguf"
+    assert run("export", start, "--to", "gguf", "--out", out) == 2
+    assert "tokenizer: got one of characters, with 'Ä', expected ASCII only" in refused(capsys) and not out.exists()
+    model.tokenizer = CharTokenizer.train(["abc"])
+    model.save_pretrained(tmp_path / "plain")
+    assert run("export", tmp_path / "plain", "--to", "gguf", "--dtype", "bfloat16", "--out", out) == 0
+    written = out.read_bytes()
+    assert written.startswith(b"GGUF") and capsys.readouterr().err.endswith(f"wrote {out}\n")
+    assert run("export", tmp_path / "plain", "--to", "gguf", "--out", out) == 2
+    assert refused(capsys) == f"--out: {out} is already there; choose another file"
+    assert out.read_bytes() == written and list(out.parent.iterdir()) == [out]
+    assert run("export", tmp_path / "plain", "--to", "gguf", "--dtype", "int4", "--out", tmp_path / "x") == 2
+    assert refused(capsys) == "dtype: got 'int4', expected one of float32, float16, bfloat16"
     assert not (tmp_path / "x").exists()
 
 

@@ -77,6 +77,12 @@ def test_python_code_is_the_standard_library_without_tests() -> None:
     assert dataclasses in corpora.documents("python-code")
 
 
+def test_a_python_without_help_texts_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(FileNotFoundError, match="this Python carries no help texts"):
+        corpora.documents("python-docs")
+
+
 def test_python_code_is_read_from_a_zip_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "python3"))
     with pytest.raises(FileNotFoundError):

@@ -3,6 +3,8 @@ whole answers, compiled: the same tokens."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from tinymoe import zoo
 from tinymoe.backend import current, using
-from tinymoe.generate import sampling
+from tinymoe.generate import engine, sampling
+from tinymoe.generate import generate as loop
 from tinymoe.models import CausalLM, compiled
 from tinymoe.models.compiled import decoder_weights
 from tinymoe.nn import Config
@@ -230,18 +233,6 @@ def test_a_function_that_was_replaced_is_the_one_that_runs(calls, monkeypatch):
     assert len(calls) == 1
 
 
-def test_generation_is_the_same(calls):
-    model = build(initializer_range=0.6)
-    prompt = tokens(model, 3, 5)
-    for options in ({"temperature": 0.0}, {"temperature": 0.9, "top_k": 9, "seed": 1}, {"top_p": 0.8, "seed": 2}):
-        texts = []
-        for name in ("numba", "numpy"):
-            with using(name):
-                texts.append(model.generate(prompt, max_new_tokens=40, **options))
-        np.testing.assert_array_equal(*texts)
-    assert len(calls) == 3 * 39
-
-
 def test_another_batch_is_refused_and_leaves_the_cache_as_it_was():
     model = build()
     with using("numba"):
@@ -346,6 +337,98 @@ def test_answers_and_scores_do_not_depend_on_the_threads(threads, samples, monke
     for name in ("ids", "logps", "lengths", "finished"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
     np.testing.assert_array_equal(others, scores)
+
+
+def generations(model: CausalLM, prompt: np.ndarray, **options) -> list[np.ndarray]:
+    """What `generate` makes of a prompt on both backends, and what the loop makes of it with the compiled step."""
+    texts = []
+    for name, generate in (("numba", model.generate), ("numpy", model.generate), ("numba", partial(loop, model))):
+        with using(name):
+            texts.append(generate(prompt, max_new_tokens=40, **options))
+    return texts
+
+
+OPTIONS = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"seed": 5},
+    "top-k": {"temperature": 0.9, "top_k": 9, "seed": 1},
+    "top-p": {"top_p": 0.8, "seed": 2},
+    "min-p": {"min_p": 0.1, "seed": 3},
+    "all": {"temperature": 1.3, "top_k": 12, "top_p": 0.9, "min_p": 0.05, "seed": 4},
+    "until a token": {"temperature": 1.1, "top_k": 20, "seed": 6, "eos_token_id": 3},
+}
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("batch", [1, 3, 11])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_generation_is_the_same(name, batch, calls, samples):
+    model = build(initializer_range=0.6)
+    got, expected, looped = generations(model, tokens(model, batch, 5), **OPTIONS[name])
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(got, looped)
+    assert sum(samples) == batch and set(calls) == {batch}
+
+
+def test_generation_from_padded_prompts_and_of_one_text(samples):
+    model = build(**MODELS["windows"], initializer_range=0.6)
+    mask = np.tril(np.ones((3, 5)), k=2)[:, ::-1]
+    got, expected, _ = generations(model, tokens(model, 3, 5), temperature=0.7, seed=1, attention_mask=mask)
+    np.testing.assert_array_equal(got, expected)
+    alone, expected, _ = generations(model, tokens(model, 5), temperature=0.0)
+    np.testing.assert_array_equal(alone, expected)
+    assert sum(samples) == 4 and alone.shape == (45,)
+
+
+@pytest.mark.parametrize("limit", [{"PIECE": 3}, {"PIECE": 5, "PRODUCTS": 1}])
+def test_generation_in_pieces_makes_room_as_it_goes(limit, samples, monkeypatch):
+    for name, value in limit.items():
+        monkeypatch.setattr(pytest.importorskip("tinymoe.backend.numba_rollout"), name, value)
+    model = build(initializer_range=0.6)
+    np.testing.assert_array_equal(*generations(model, tokens(model, 2, 5), seed=1)[:2])
+    assert sum(samples) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.5, "seed": 0},
+        {"attention_mask": np.array([[1, 1, 0, 1, 1]]), "seed": 0},  # a hole in the prompt
+        {"max_new_tokens": 1, "seed": 0},
+        {"max_new_tokens": 65, "temperature": 0.0},  # more than the context, which may never be used
+    ],
+)
+def test_generation_that_compiled_code_does_not_know(options, samples):
+    model = build(max_position_embeddings=64)
+    ids = tokens(model, 1, 5)
+    with using("numba"):
+        got = model.generate(ids, **options)
+    with using("numpy"):
+        np.testing.assert_array_equal(got, model.generate(ids, **options))
+    assert not samples
+
+
+def test_wrong_options_are_refused_as_ever(samples):
+    with using("numba"):
+        for options in ({"top_p": 2.0}, {"top_k": 0}, {"temperature": -1.0}, {"max_new_tokens": -1}):
+            with pytest.raises(ValueError, match=f"{next(iter(options))}: got"):
+                build().generate([1, 2], **options)
+        with pytest.raises(TypeError, match="warmth"):
+            build().generate([1, 2], warmth=3)
+        with pytest.raises(ValueError, match="ids: got token id 99"):
+            build().generate([1, 99])
+
+
+@pytest.mark.parametrize("function", [sampling.top_p_filter, sampling.sample, engine.stream])
+def test_generation_asks_functions_that_were_replaced(function, samples, monkeypatch):
+    model = build()
+    same = partial(model.generate, [1, 2, 3], max_new_tokens=5, temperature=0.0)
+    with using("numba"):
+        expected = same()
+        assert samples == [1]
+        monkeypatch.setattr(function, "__code__", function.__code__.replace(co_name="mine"))
+        np.testing.assert_array_equal(same(), expected)
+    assert samples == [1]
 
 
 def test_what_compiled_answers_do_not_know_takes_the_ordinary_way(samples, monkeypatch):

@@ -94,12 +94,6 @@ def note(seen, grad_scale):
     seen.append(grad_scale)
 
 
-@pytest.fixture
-def numpy_backend():
-    with using("numpy"):
-        yield
-
-
 # -- the loss of texts
 
 

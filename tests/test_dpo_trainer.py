@@ -9,7 +9,7 @@ import pytest
 from pairs import DIGITS, PAIRS, nano
 from training import without_timing
 
-from tinymoe.backend import current, using
+from tinymoe.backend import current
 from tinymoe.posttrain import (
     DPOConfig,
     DPOTrainer,
@@ -33,12 +33,6 @@ def make(tmp_path=None, model=None, pairs=PAIRS, held_out=(), **changes):
 
 def weights(model):
     return {name: p.numpy().copy() for name, p in model.named_parameters()}
-
-
-@pytest.fixture
-def numpy_backend():
-    with using("numpy"):
-        yield
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_grpo_trainer import DIGITS, PROBLEMS, killed_and_resumed, mixture, nano, plain, right, short, weights
 
-from tinymoe.backend import current, using
+from tinymoe.backend import current
 from tinymoe.models import from_pretrained
 from tinymoe.posttrain import (
     AdaptiveKLController,
@@ -34,12 +34,6 @@ def configured(**changes):
 
 def make(tmp_path=None, functions=(right, short), model=None, held_out=(), **changes):
     return PPOTrainer(model or nano(), PROBLEMS, functions, configured(**changes), tmp_path, held_out)
-
-
-@pytest.fixture
-def numpy_backend():
-    with using("numpy"):
-        yield
 
 
 def test_it_learns_what_is_rewarded(numpy_backend):

@@ -8,7 +8,7 @@ import pytest
 from pairs import PAIRS, nano
 from training import without_timing
 
-from tinymoe.backend import current, using
+from tinymoe.backend import current
 from tinymoe.posttrain import Pair, RewardConfig, RewardTrainer, ScalarModel, reward_loss
 from tinymoe.text.tokenizer import Tokenizer
 
@@ -17,12 +17,6 @@ def make(tmp_path=None, pairs=PAIRS, held_out=(), seed=0, **changes):
     settings = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 2, **changes}
     model, tokenizer = ScalarModel.from_causal_lm(nano(seed)), nano().tokenizer
     return RewardTrainer(model, pairs, RewardConfig(**settings), tmp_path, held_out, tokenizer=tokenizer)
-
-
-@pytest.fixture
-def numpy_backend():
-    with using("numpy"):
-        yield
 
 
 def test_it_learns_what_is_preferred(numpy_backend):

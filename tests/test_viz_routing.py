@@ -102,7 +102,7 @@ def test_information_is_compared_with_shuffled_labels():
         (lambda: viz.expert_loads(np.zeros((2, 2)), 4), r"experts: got shape \(2, 2\) of float64"),
         (
             lambda: viz.expert_domain_table([[0], [1]], [0], 2),
-            r"domains: got shape \(1,\) of int64, expected .* \(2,\)",
+            r"domains: got shape \(1,\) of int\d+, expected .* \(2,\)",
         ),
         (lambda: viz.expert_domain_table([[0], [1]], [0.0, 1.0], 2), "domains: got shape .* of float64"),
         (

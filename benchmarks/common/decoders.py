@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,45 +66,3 @@ def _after_first(generate: Callable[[int], np.ndarray], tokens: int) -> Timed:
     wall, cores = time.perf_counter(), time.process_time()
     text = generate(1 + tokens)
     return time.perf_counter() - wall - first[0], time.process_time() - cores - first[1], text.tolist()
-
-
-def write_gguf(model: Any, file: Path, installed: str | None) -> None:
-    """A Llama's weights, in float32 and without a vocabulary, for llama.cpp.
-
-    Its rotary embedding turns neighboring channels, so the rows of queries and keys change places.
-    """
-    sys.path += [installed] if installed else []
-    import gguf  # pyright: ignore[reportMissingImports]
-
-    c, writer = model.config, gguf.GGUFWriter(str(file), "llama")
-    writer.add_context_length(c.max_position_embeddings)
-    writer.add_embedding_length(c.hidden_size)
-    writer.add_block_count(c.num_hidden_layers)
-    writer.add_feed_forward_length(c.intermediate_size)
-    writer.add_head_count(c.num_attention_heads)
-    writer.add_head_count_kv(c.num_key_value_heads)
-    writer.add_rope_dimension_count(c.head_dim)
-    writer.add_rope_freq_base(c.rope_theta)
-    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_vocab_size(c.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
-    names = {
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }  # fmt: skip
-    ends = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    for name, p in model.named_parameters():
-        path, values = name.removesuffix(".weight"), p.numpy()
-        if path.endswith(("q_proj", "k_proj")):
-            values = values.reshape(-1, 2, c.head_dim // 2, c.hidden_size).swapaxes(1, 2).reshape(values.shape)
-        if path in ends:
-            target = ends[path]
-        else:
-            number, part = path.removeprefix("model.layers.").split(".", 1)
-            target = f"blk.{number}.{names[part]}"
-        writer.add_tensor(f"{target}.weight", np.ascontiguousarray(values))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -45,7 +45,7 @@ function sortAndFind(zoo) {
 /** What scrolls sideways can be reached with the keyboard. */
 function reachable() {
   const mark = () => {
-    for (const box of document.querySelectorAll(".bd-article pre, .bd-article .table-wrapper, .bd-article .pst-scrollable-table-container, .bd-article mjx-container")) {
+    for (const box of document.querySelectorAll(".bd-article pre, .bd-article .cell_output, .bd-article .table-wrapper, .bd-article .pst-scrollable-table-container, .bd-article mjx-container")) {
       if (box.scrollWidth > box.clientWidth + 1 && !box.hasAttribute("tabindex")) box.tabIndex = 0;
     }
   };

@@ -258,14 +258,14 @@ def models(request, tmp_path, backend) -> Iterator[tuple[CausalLM, CausalLM, Pre
     yield ours[0], ours[1], theirs[0], theirs[1]
 
 
-def same_gradients(ours: CausalLM | ScalarModel, theirs: PreTrainedModel) -> None:
+def same_gradients(ours: CausalLM | ScalarModel, theirs: PreTrainedModel, rel: float = 1e-5) -> None:
     """Of every parameter, in shares of the largest entry: for Llama the names are the same."""
     expected = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
     got = {name: current().to_numpy(p.grad) for name, p in ours.named_parameters()}
     assert got.keys() == expected.keys()
     for name, grad in got.items():
         size = np.abs(expected[name]).max()
-        np.testing.assert_allclose(grad, expected[name], rtol=0, atol=1e-5 * size, err_msg=name)
+        np.testing.assert_allclose(grad, expected[name], rtol=0, atol=rel * size, err_msg=name)
 
 
 def batch(rng: np.random.Generator, rows: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -341,7 +341,7 @@ def test_grpo_of_a_model(models, rng, options, temperature=0.7):
     ours, reference, theirs, their_reference = models
     add_fused_lm_head(theirs, temperature, outputs=OUTPUTS)
     add_fused_lm_head(their_reference, temperature, outputs=OUTPUTS)
-    prompts = [rng.integers(1, VOCABULARY, 2 + i // 3).tolist() for i in range(6)]
+    prompts = [prompt for n in (2, 3) for prompt in [rng.integers(1, VOCABULARY, n).tolist()] * 3]
     answers = [rng.integers(1, VOCABULARY, n).tolist() for n in (5, 2, 7, 1, 4, 4)]
     rewards = np.array([[0.0, 1.0, 1.0], [0.5, -1.0, 2.0]], dtype=np.float32)
     grpo = grpo_trainer(theirs, 7, **options)
@@ -383,6 +383,20 @@ def test_grpo_of_a_model(models, rng, options, temperature=0.7):
     same_gradients(ours, theirs)
     entropy = entropies.numpy().sum() / mask.sum()
     assert entropy == pytest.approx(grpo._metrics["train"]["entropy"][0], rel=1e-5)
+
+    # As the trainer reads it: prompts at the left and once for their answers, padding behind.
+    rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    ids, mask, laid_out = np.zeros((6, 10), int), np.zeros((6, 10), bool), np.zeros((2, 6, 9), np.float32)
+    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        ids[i, : len(row)], mask[i, len(prompt) : len(row)] = row, True
+        for there, values in zip(laid_out, (old, start.numpy()), strict=True):
+            there[i, len(prompt) - 1 : len(row) - 1] = values[i, : len(answers[i])]
+    logps = token_logps(ours, ids, mask, temperature=temperature, prompt=2).logps
+    terms = (logps, laid_out[0], advantages, mask[:, 1:], laid_out[1])
+    for p in ours.parameters():
+        p.grad = None
+    grpo_loss(*terms, **options, max_completion_length=7).backward()
+    same_gradients(ours, theirs, rel=2e-5)
 
 
 def test_a_reward_model(models, rng, tmp_path):

@@ -384,3 +384,18 @@ def test_without_numba_values_alone_are_checked(monkeypatch):
     assert compiled(rms_norm_rows) is None
     assert find("12.rms_norm_rows").failure(sum_in_the_inner_loop) is None
     assert find("12.rms_norm_backward_rows").failure(rms_norm_backward_rows) is None
+
+
+def test_what_numba_complains_about_is_shown():
+    """Not the first line of its page, which is the same for all mistakes."""
+
+    def means_of_rows(x, weight, eps, y, inverse_rms):
+        inverse_rms[:] = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
+        y[:] = x * inverse_rms * weight
+
+    if compiled(means_of_rows) is None:
+        pytest.skip("Numba is not installed, or its compiler is switched off")
+    failure = find("12.rms_norm_rows").failure(means_of_rows)
+    assert failure is not None and "cannot compile" in failure.problem
+    assert failure.got.splitlines()[0] == "inverse_rms[:] = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)"
+    assert "array_mean" in failure.got and " at 0x" not in failure.got

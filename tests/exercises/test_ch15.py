@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tinymoe import ops
+from tinymoe.course.registry import find
 from tinymoe.posttrain.nf4 import NORMAL_FLOAT
 
 from .runner import exercise_tests
@@ -64,6 +66,24 @@ def weights_forgotten(first, second, weights):
 def columns_in_another_order(first, second, weights):
     lora_B = np.concatenate([weights[1] * second[1], weights[0] * first[1]], axis=1)
     return np.concatenate([first[0], second[0]]), lora_B
+
+
+def root_of_the_weight_on_each(first, second, weights):
+    with np.errstate(invalid="ignore"):
+        (a, b), roots = (first, second), np.sqrt(weights)
+        return (
+            np.concatenate([roots[0] * a[0], roots[1] * b[0]]),
+            np.concatenate([roots[0] * a[1], roots[1] * b[1]], axis=1),
+        )
+
+
+def the_products_themselves(first, second, weights):
+    return weights[0] * first[1] @ first[0] + weights[1] * second[1] @ second[0]
+
+
+def b_before_a(first, second, weights):
+    lora_B = np.concatenate([weights[0] * first[1], weights[1] * second[1]], axis=1)
+    return lora_B, np.concatenate([first[0], second[0]])
 
 
 def rounded_down(values, table):
@@ -153,7 +173,15 @@ TestExercises = exercise_tests(
             the_whole_matrix,
         ],
         "15.trained_numbers": [the_whole_matrix_too, only_one_of_both, a_square_in_between, lengths_of_columns],
-        "15.two_in_one": [matrices_added, weights_on_both, weights_forgotten, columns_in_another_order],
+        "15.two_in_one": [
+            matrices_added,
+            weights_on_both,
+            weights_forgotten,
+            columns_in_another_order,
+            root_of_the_weight_on_each,
+            the_products_themselves,
+            b_before_a,
+        ],
         "15.nearest": [rounded_down, rounded_up, even_steps, the_values_themselves],
         "15.quantize_block": [largest_with_its_sign, divided_by_zero, not_divided, scaled_by_the_spread],
         "15.bits_a_number": [
@@ -165,3 +193,24 @@ TestExercises = exercise_tests(
         "15.my_table": [nf4_itself, evenly_spaced, in_halves, zero_left_out],
     },
 )
+
+
+def weights_on_a(first, second, weights):
+    lora_A = np.concatenate([weights[0] * first[0], weights[1] * second[0]])
+    return lora_A, np.concatenate([first[1], second[1]], axis=1)
+
+
+def second_pair_first(first, second, weights):
+    lora_B = np.concatenate([weights[1] * second[1], weights[0] * first[1]], axis=1)
+    return np.concatenate([second[0], first[0]]), lora_B
+
+
+def factors_of_the_sum(first, second, weights):
+    total = weights[0] * first[1] @ first[0] + weights[1] * second[1] @ second[0]
+    left, sizes, right = np.linalg.svd(total, full_matrices=False)
+    return [sizes[:, None] * right, left]
+
+
+@pytest.mark.parametrize("answer", [weights_on_a, second_pair_first, factors_of_the_sum])
+def test_every_pair_with_the_right_product_passes(answer):
+    assert find("15.two_in_one").failure(answer) is None

@@ -5,7 +5,7 @@ import sys
 
 sys.dont_write_bytecode = True
 sys.path[:0] = ["/repository", "/repository/tests", "/repository/tests/pyodide", "/tools"]
-sys.path.append("/repository/tests/pyodide/stand_ins")
+sys.path.append("/repository/tests/pyodide/stand_ins/tests")
 os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "CI": "1", "MPLBACKEND": "Agg"}
 os.chdir("/repository")
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,6 +65,10 @@ class DecoderWeights:
 Place = tuple[Array, Array, slice]
 
 
+# The cosines and sines (n, kinds, 2, R / 2) with which the tokens from number `first` to `stop` - 1 are computed.
+Turns = Callable[[int, int], Array]
+
+
 class Prompts(NamedTuple):
     """What one layer's cache holds of P prompts: keys and values (P, capacity, K, D). Those of prompt p begin at place
     starts[p], (P,), and all end before `stop`. A token sees at most the `window` tokens that end with itself."""
@@ -82,6 +87,7 @@ class Answers:
     prompts (B,) are the numbers of the prompts, draws (B, n) uniform numbers. tokens and logps (B, n), lengths and
     finished (B,) are what is found: log-probabilities at the temperature, how many tokens there are, and whether the
     last one is among `stop`, which end a text. Temperature 0 takes the likeliest token. softcap 0 is for none.
+    top_k, top_p and min_p are those of `generate`: log-probabilities do not know of them.
     """
 
     prompts: Array
@@ -93,6 +99,9 @@ class Answers:
     stop: Array
     temperature: float
     softcap: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
 
     def part(self, rows: slice) -> Answers:
         """Some of the texts; what is found for them is found here too."""

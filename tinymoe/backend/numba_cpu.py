@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -22,7 +23,10 @@ from numba.extending import intrinsic, overload
 
 from .blas import sgemm, sgemm_address, thread_pools
 from .decoding import DecoderWeights
+from .kernel_cache import forget_stale_kernels
 from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
+
+forget_stale_kernels(Path(__file__).parent)
 
 # NaN and infinity must pass through (they are how a bad step is noticed), so only the harmless flags are set.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}

@@ -29,14 +29,16 @@ from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, models, overload, register_model
 
-from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts
+from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts, Turns
 from .numba_cpu import _FASTMATH, _exp, _from_key, _kernel, _to_key
 from .reference import Array
 
-# For what is called once for each head of each text: handing over arrays would cost more than the arithmetic.
+# For what is called once or more for each text: handing over arrays would cost more than the arithmetic.
 _inlined = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", nogil=True, forceinline=True)
 
 _VECTOR = 8  # float32 numbers in a register of AVX2; what fits it runs well on wider and narrower ones
+_LINE = 16  # numbers that memory sends together
+_NEAR = 32  # tokens whose values stay near while all heads read them, and how many tokens ahead others are fetched
 
 # Places in the table of weights, a row a layer.
 _LAYER_FIELDS = [field.name for field in fields(LayerWeights)][:18]
@@ -180,14 +182,18 @@ def _sum(typing_context: Any, x: Any) -> tuple[Signature, Callable[..., Any]]:
 
 @intrinsic
 def _fetch(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
-    """Begin to bring a place of memory near, without waiting for it; it may lie outside the array."""
+    """Begin to bring a place of memory near, without waiting for it; it may lie outside the array.
+
+    It comes as near as the second cache: what is needed now stays undisturbed in the first one.
+    """
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
         place = builder.bitcast(_place(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
         whole = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), whole, whole, whole])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(prefetch, [place, *(ir.Constant(whole, number) for number in (0, 3, 1))])  # to read, near, data
+        hints = (ir.Constant(whole, number) for number in (0, 2, 1))  # to read, how near, numbers and not code
+        builder.call(prefetch, [place, *hints])
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
@@ -221,10 +227,13 @@ def _product(y, w, x, add):  # type: ignore[no-untyped-def]
 @overload(_product, jit_options={"fastmath": _FASTMATH})
 def _product_overload(y, w, x, add):  # type: ignore[no-untyped-def]
     def product(y, w, x, add):  # type: ignore[no-untyped-def]
-        rows, (blocks, _, columns) = len(w), x.shape
+        rows, (blocks, inner, columns) = len(w), x.shape
         if columns == 1:
-            for j in range(rows):
-                for block in range(blocks):
+            together = rows // _VECTOR * _VECTOR if inner % _VECTOR == 0 else 0
+            for block in range(blocks):
+                for j in range(0, together, _VECTOR):
+                    _finish(y, block * rows + j, _eight_rows(w, x, block, j), add)
+                for j in range(together, rows):
                     y[block, j, 0] = _lone(w, x, block, j) + (y[block, j, 0] if add else np.float32(0))
             return
         tile = 8 if columns == _VECTOR else 4
@@ -242,21 +251,40 @@ def _product_overload(y, w, x, add):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _lone(w, x, block, row):  # type: ignore[no-untyped-def]
-    """One row times a lone text: four vectors at a time, since a sum has to wait for the one before."""
-    t0 = t1 = t2 = t3 = _zeros()
+def _eight_rows(w, x, block, row):  # type: ignore[no-untyped-def]
+    """Eight rows times a lone text, one after the other: memory is fastest where it is read in its order."""
     inner = x.shape[1]
     start, other = row * inner, block * inner
-    whole, more = inner // (4 * _VECTOR) * 4 * _VECTOR, inner // _VECTOR * _VECTOR
+    left = _neighbors(_sums(w, start, x, other, inner), _sums(w, start + inner, x, other, inner))
+    right = _neighbors(_sums(w, start + 2 * inner, x, other, inner), _sums(w, start + 3 * inner, x, other, inner))
+    half, start = _neighbors(left, right), start + 4 * inner
+    left = _neighbors(_sums(w, start, x, other, inner), _sums(w, start + inner, x, other, inner))
+    right = _neighbors(_sums(w, start + 2 * inner, x, other, inner), _sums(w, start + 3 * inner, x, other, inner))
+    return _neighbors(half, _neighbors(left, right))
+
+
+@_kernel
+def _sums(w, start, x, other, inner):  # type: ignore[no-untyped-def]
+    """Eight sums of products of numbers from two places on, of whole vectors: four at a time, since a sum has to wait
+    for the one before."""
+    t0 = t1 = t2 = t3 = _zeros()
+    whole = inner // (4 * _VECTOR) * 4 * _VECTOR
     for i in range(0, whole, 4 * _VECTOR):
         t0 = _add_product(_load(w, start + i), _load(x, other + i), t0)
         t1 = _add_product(_load(w, start + i + _VECTOR), _load(x, other + i + _VECTOR), t1)
         t2 = _add_product(_load(w, start + i + 2 * _VECTOR), _load(x, other + i + 2 * _VECTOR), t2)
         t3 = _add_product(_load(w, start + i + 3 * _VECTOR), _load(x, other + i + 3 * _VECTOR), t3)
-    for i in range(whole, more, _VECTOR):
+    for i in range(whole, inner // _VECTOR * _VECTOR, _VECTOR):
         t0 = _add_product(_load(w, start + i), _load(x, other + i), t0)
-    total = (_sum(t0) + _sum(t1)) + (_sum(t2) + _sum(t3))
-    for i in range(more, inner):
+    return _add(_add(t0, t1), _add(t2, t3))
+
+
+@_kernel
+def _lone(w, x, block, row):  # type: ignore[no-untyped-def]
+    """One row times a lone text."""
+    inner = x.shape[1]
+    total = _sum(_sums(w, row * inner, x, block * inner, inner))
+    for i in range(inner // _VECTOR * _VECTOR, inner):
         total += w[row, i] * x[block, i, 0]
     return total
 
@@ -282,6 +310,9 @@ def _tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
     w4, w5, w6, w7 = w0 + 4 * inner, w1 + 4 * inner, w2 + 4 * inner, w3 + 4 * inner
     t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = _zeros()
     for i in range(inner):
+        if i % _LINE == 0 and block == 0:
+            for n in range(8):
+                _fetch(w, w0 + (8 + n) * inner + i)
         texts = _load(x, start + i * _VECTOR)
         t0, t1 = _add_product(_spread(w, w0 + i), texts, t0), _add_product(_spread(w, w1 + i), texts, t1)
         t2, t3 = _add_product(_spread(w, w2 + i), texts, t2), _add_product(_spread(w, w3 + i), texts, t3)
@@ -298,6 +329,9 @@ def _wide_tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
     w0, w1, w2, w3 = row * inner, (row + 1) * inner, (row + 2) * inner, (row + 3) * inner
     t0 = t1 = t2 = t3 = u0 = u1 = u2 = u3 = _zeros()
     for i in range(inner):
+        if i % _LINE == 0 and block == 0:
+            for n in range(4):
+                _fetch(w, w0 + (4 + n) * inner + i)
         left, right = _load(x, start + 2 * i * _VECTOR), _load(x, start + (2 * i + 1) * _VECTOR)
         weight = _spread(w, w0 + i)
         t0, u0 = _add_product(weight, left, t0), _add_product(weight, right, u0)
@@ -317,34 +351,45 @@ def _finish(y, place, total, add):  # type: ignore[no-untyped-def]
     _store(y, place, _add(_load(y, place), total) if add else total)
 
 
-def _scores(q, keys, text, head, start, scores, first, count):  # type: ignore[no-untyped-def]
-    """Dot products of the queries (G, D) of one head group with `count` keys of one text, from a place on: into scores
-    (G, n) from column `first` on. The seven columns after them are overwritten, if there are that many keys."""
-    scores[:, first : first + count] = q @ keys[text, start : start + count, head].T
+def _scores(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
+    """Dot products of the queries (H, D) with `count` keys of one text, from a place on: into scores (H, n) from column
+    `first` on. The seven columns after them are overwritten, if there are that many keys."""
+    for head in range(len(q)):
+        its = keys[text, start : start + count, head * keys.shape[2] // len(q)]
+        scores[head, first : first + count] = its @ q[head]
 
 
 @overload(_scores, jit_options={"fastmath": _FASTMATH, "forceinline": True})
-def _scores_overload(q, keys, text, head, start, scores, first, count):  # type: ignore[no-untyped-def]
-    def products(q, keys, text, head, start, scores, first, count):  # type: ignore[no-untyped-def]
+def _scores_overload(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
+    def products(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
         capacity, heads, dim = keys.shape[1:]
-        width, step, key = scores.shape[1], heads * dim, ((text * capacity + start) * heads + head) * dim
-        whole, together = dim // _VECTOR * _VECTOR, (count + _VECTOR - 1) // _VECTOR * _VECTOR
+        width, step, key = scores.shape[1], heads * dim, (text * capacity + start) * heads * dim
+        whole, together, group = dim // _VECTOR * _VECTOR, -(-count // _VECTOR) * _VECTOR, len(q) // heads
         if start + together > capacity:
             together -= _VECTOR
         if whole < dim:
             together = 0
-        for g in range(len(q)):
-            for s in range(0, together, _VECTOR):
-                _store(scores, g * width + first + s, _eight_products(q, g * dim, keys, key + s * step, step, dim))
-            for s in range(together, count):
-                sums, total = _zeros(), np.float32(0)
-                for i in range(0, whole, _VECTOR):
-                    sums = _add_product(_load(q, g * dim + i), _load(keys, key + s * step + i), sums)
+        for s in range(0, together, _VECTOR):  # keys that have come near serve all queries
+            for head in range(len(q)):
+                _bring(keys, key + (s + _NEAR) * step, _VECTOR * step, head, len(q))
+                place = key + s * step + head // group * dim
+                _store(scores, head * width + first + s, _eight_products(q, head * dim, keys, place, step, dim))
+        for s in range(together, count):
+            for head in range(len(q)):
+                place, total = key + s * step + head // group * dim, np.float32(0)
                 for i in range(whole, dim):
-                    total += q[g, i] * keys[text, start + s, head, i]
-                scores[g, first + s] = _sum(sums) + total
+                    total += q[head, i] * keys[text, start + s, head // group, i]
+                scores[head, first + s] = _sum(_sums(q, head * dim, keys, place, dim)) + total
 
     return products
+
+
+@_inlined
+def _bring(array, place, count, part, parts):  # type: ignore[no-untyped-def]
+    """Fetch one of several equal parts of so many numbers, in the order of memory."""
+    share = count // parts
+    for line in range(place + part * share, place + (part + 1) * share, _LINE):
+        _fetch(array, line)
 
 
 @_inlined
@@ -366,31 +411,35 @@ def _eight_products(q, query, keys, key, step, dim):  # type: ignore[no-untyped-
     return _neighbors(left, _neighbors(_neighbors(t4, t5), _neighbors(t6, t7)))
 
 
-def _mixed(weights, first, count, values, text, head, start, out, add):  # type: ignore[no-untyped-def]
-    """`count` values of one text, from a place on, mixed by the weights (G, n) of one head group, from column `first`
-    on: into out (G, D), or added to it."""
-    mix = weights[:, first : first + count] @ values[text, start : start + count, head]
-    out[:] = mix + out if add else mix
+def _mixed(weights, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
+    """`count` values of one text, from a place on, mixed by the weights (H, n) of each head, from column `first` on:
+    into out (H, D), or added to it."""
+    for head in range(len(out)):
+        its = values[text, start : start + count, head * values.shape[2] // len(out)]
+        out[head] = weights[head, first : first + count] @ its + (out[head] if add else 0)
 
 
 @overload(_mixed, jit_options={"fastmath": _FASTMATH, "forceinline": True})
-def _mixed_overload(weights, first, count, values, text, head, start, out, add):  # type: ignore[no-untyped-def]
-    def mixed(weights, first, count, values, text, head, start, out, add):  # type: ignore[no-untyped-def]
+def _mixed_overload(weights, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
+    def mixed(weights, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
         capacity, heads, dim = values.shape[1:]
-        step, value = heads * dim, ((text * capacity + start) * heads + head) * dim
-        wide = dim // (4 * _VECTOR) * 4 * _VECTOR
-        whole = dim // _VECTOR * _VECTOR
-        for g in range(len(out)):
-            weight, place = g * weights.shape[1] + first, g * dim
-            for i in range(0, wide, 4 * _VECTOR):
-                _mix_wide(weights, weight, count, values, value + i, step, out, place + i, add)
-            for i in range(wide, whole, _VECTOR):
-                _mix(weights, weight, count, values, value + i, step, out, place + i, add)
-            for j in range(whole, dim):
-                total = out[g, j] if add else np.float32(0)
-                for s in range(count):
-                    total += weights[g, first + s] * values[text, start + s, head, j]
-                out[g, j] = total
+        step, group = heads * dim, len(out) // heads
+        wide, whole = dim // (4 * _VECTOR) * 4 * _VECTOR, dim // _VECTOR * _VECTOR
+        for s in range(0, max(count, 1), _NEAR):  # values that have come near serve all heads
+            tokens, more = min(count - s, _NEAR), add or s > 0
+            for head in range(len(out)):
+                weight, place = head * weights.shape[1] + first + s, head * dim
+                value = (text * capacity + start + s) * step + head // group * dim
+                _bring(values, (text * capacity + start + s + _NEAR) * step, _NEAR * step, head, len(out))
+                for i in range(0, wide, 4 * _VECTOR):
+                    _mix_wide(weights, weight, tokens, values, value + i, step, out, place + i, more)
+                for i in range(wide, whole, _VECTOR):
+                    _mix(weights, weight, tokens, values, value + i, step, out, place + i, more)
+                for j in range(whole, dim):
+                    total = out[head, j] if more else np.float32(0)
+                    for n in range(tokens):
+                        total += weights[head, first + s + n] * values[text, start + s + n, head // group, j]
+                    out[head, j] = total
 
     return mixed
 
@@ -441,13 +490,13 @@ def _row_width(count):  # type: ignore[no-untyped-def]
     return (count + 7 + 15) // 16 * 16
 
 
-# What follows is called for each head of each text. Views of arrays cost more there than the arithmetic, since their
-# owners are counted; so rows are told by number.
+# What follows is called for each text. Views of arrays cost as much there as the arithmetic, since their owners are
+# counted; so rows are told by number.
 
 
 @_inlined
 def _softmax(scores, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
-    """Weights from the first `count` dot products of each line of scores (G, n), in place; n is a whole number of
+    """Weights from the first `count` dot products of each line of scores (H, n), in place; n is a whole number of
     vectors. documents[text, -m:] are those of the last m keys, the last the query's own."""
     (groups, width), masked = scores.shape, min(documents.shape[1], count)
     first, document = count - masked, documents.shape[1] - masked
@@ -504,31 +553,32 @@ def _turn(rows, turns, kind):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _take(x, text, first, rows):  # type: ignore[no-untyped-def]
-    """One text's channels from `first` on, of x (blocks, C, L), as rows (n, D)."""
+def _take(x, text, rows):  # type: ignore[no-untyped-def]
+    """One text's channels, of x (blocks, C, L), as rows (n, D)."""
     (count, dim), block, column = rows.shape, text // x.shape[2], text % x.shape[2]
     for row in range(count):
         for i in range(dim):
-            rows[row, i] = x[block, first + row * dim + i, column]
+            rows[row, i] = x[block, row * dim + i, column]
 
 
 @_inlined
-def _give(rows, y, text, first):  # type: ignore[no-untyped-def]
+def _give(rows, y, text):  # type: ignore[no-untyped-def]
     """The way back."""
     (count, dim), block, column = rows.shape, text // y.shape[2], text % y.shape[2]
     for row in range(count):
         for i in range(dim):
-            y[block, first + row * dim + i, column] = rows[row, i]
+            y[block, row * dim + i, column] = rows[row, i]
 
 
 @_inlined
-def _keep(k, v, text, head, keys, values, line, place, own):  # type: ignore[no-untyped-def]
-    """Write one head's new key k (1, D), and its value from v (blocks, C, L), into keys and values (…, capacity, …, D)
-    at keys[line, place, own]."""
-    block, column, dim = text // v.shape[2], text % v.shape[2], k.shape[1]
-    for i in range(dim):
-        keys[line, place, own, i] = k[0, i]
-        values[line, place, own, i] = v[block, head * dim + i, column]
+def _keep(k, v, text, keys, values, line, place):  # type: ignore[no-untyped-def]
+    """Write a text's new keys k (K, D), and its values from v (blocks, C, L), into keys and values (…, capacity, K, D)
+    at keys[line, place]."""
+    (heads, dim), block, column = k.shape, text // v.shape[2], text % v.shape[2]
+    for head in range(heads):
+        for i in range(dim):
+            keys[line, place, head, i] = k[head, i]
+            values[line, place, head, i] = v[block, head * dim + i, column]
 
 
 def _norm(x, weight, eps, offset, y):  # type: ignore[no-untyped-def]
@@ -596,7 +646,7 @@ class _Tables(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """Memory for a step: (blocks, channels, L) each, and scratch (n,) for one text's queries of one head group."""
+    """Memory for a step: (blocks, channels, L) each, and scratch (n,) for one text's attention."""
 
     x: Array
     normed: Array
@@ -612,41 +662,36 @@ class _Work(NamedTuple):
 
 @_kernel
 def _attend(tables, work, layer, dim):  # type: ignore[no-untyped-def]
-    """Attention: from q, k and v to mixed, with the new keys and values written into the cache.
-
-    A unit of work is one text's queries of one head group, (G, D), and its keys.
-    """
+    """Attention: from q, k and v to mixed, with the new keys and values written into the cache."""
     weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
     all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
     start, count, turn = cached[_START], cached[_STOP] - cached[_START], cached[_TURN]
-    heads, group = all_k.shape[1] // dim, all_q.shape[1] // all_k.shape[1]
-    shape = (len(documents), cached[_CAPACITY], heads, dim)
+    shape = (len(documents), cached[_CAPACITY], all_k.shape[1] // dim, dim)
     keys, values = _array(cached[_KEYS], shape), _array(cached[_VALUES], shape)
-    q, k, out, scores = _cut_up(work.scratch, group, dim, count)
+    q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, shape[2], dim, count)
     for text in range(len(documents)):
-        for head in range(heads):
-            _take(all_q, text, head * group * dim, q)
-            _take(all_k, text, head * dim, k)
-            _make_ready(q, k, weights, rules, layer, turns, turn)
-            _keep(k, all_v, text, head, keys, values, text, start + count - 1, head)
-            _scores(q, keys, text, head, start, scores, 0, count)
-            _softmax(scores, count, rules[layer, 0], rules[layer, 1], documents, text)
-            _mixed(scores, 0, count, values, text, head, start, out, False)
-            _give(out, mixed, text, head * group * dim)
+        _take(all_q, text, q)
+        _take(all_k, text, k)
+        _make_ready(q, k, weights, rules, layer, turns, turn)
+        _keep(k, all_v, text, keys, values, text, start + count - 1)
+        _scores(q, keys, text, start, scores, 0, count)
+        _softmax(scores, count, rules[layer, 0], rules[layer, 1], documents, text)
+        _mixed(scores, 0, count, values, text, start, out, False)
+        _give(out, mixed, text)
 
 
 @_kernel
-def _cut_up(scratch, group, dim, count):  # type: ignore[no-untyped-def]
-    """Memory for queries (G, D), a key (1, D), what they find (G, D), and scores of `count` keys (G, n)."""
-    size, width = group * dim, _row_width(count)
-    q, out = scratch[:size].reshape(group, dim), scratch[size : 2 * size].reshape(group, dim)
-    k, rest = scratch[2 * size : 2 * size + dim].reshape(1, dim), scratch[2 * size + dim :]
-    return q, k, out, rest[: group * width].reshape(group, width)
+def _cut_up(scratch, queries, heads, dim, count):  # type: ignore[no-untyped-def]
+    """Memory for queries (H, D), keys (K, D), what they find (H, D), and scores of `count` keys (H, n)."""
+    size, width = queries * dim, _row_width(count)
+    q, out = scratch[:size].reshape(queries, dim), scratch[size : 2 * size].reshape(queries, dim)
+    k, rest = scratch[2 * size : 2 * size + heads * dim].reshape(heads, dim), scratch[2 * size + heads * dim :]
+    return q, k, out, rest[: queries * width].reshape(queries, width)
 
 
 @_inlined
 def _make_ready(q, k, weights, rules, layer, turns, turn):  # type: ignore[no-untyped-def]
-    """Queries (G, D) and a key (1, D), normed where the layer does that, and turned by their position; in place."""
+    """Queries (H, D) and keys (K, D), normed where the layer does that, and turned by their position; in place."""
     if weights[layer, _Q_NORM] != 0:
         shape = (q.shape[1],)
         _normalize(q, _array(weights[layer, _Q_NORM], shape), rules[layer, 2], rules[layer, 3])
@@ -725,6 +770,7 @@ class CompiledDecoder:
         self.table = np.zeros((len(rows), len(_LAYER_FIELDS)), dtype=np.int64)
         for i, row in enumerate(rows):
             self.table[i, : len(row)] = [_address(array) for array in row]
+        self.numbers = sum(array.size for row in rows for array in row if array is not None)
         self.rules = np.array([[layer.scale, layer.softcap, w.eps, w.norm_offset] for layer in w.layers], np.float32)
         self.caches: list[Array] = [None] * len(w.layers)  # the arrays of keys whose address is in the table
         self.cached = np.zeros((len(w.layers), 6), dtype=np.int64)
@@ -750,7 +796,7 @@ class CompiledDecoder:
         _step(ids, tables, work, self.held.head_dim, out)
         return out
 
-    def sample(self, answers: Answers, prompts: Sequence[Prompts], turns: Array) -> None:
+    def sample(self, answers: Answers, prompts: Sequence[Prompts], turns: Turns) -> None:
         """Fill in the tokens of answers after the first: see `numba_rollout.sample_answers`."""
         from .numba_rollout import sample_answers
 
@@ -771,7 +817,7 @@ class CompiledDecoder:
         """The channels of each of a step's buffers, and the numbers in the last one for texts of `seen` tokens."""
         first, dim = self.held.layers[0], self.held.head_dim
         width, heads, (vocab, channels) = len(first.q), len(first.k), self.held.output.shape
-        inner, scratch = len(first.gate), width // heads * (2 * dim + int(_row_width(seen))) + dim
+        inner, scratch = len(first.gate), width // dim * (2 * dim + int(_row_width(seen))) + heads
         return channels, channels, width, heads, heads, width, inner, inner, vocab, scratch
 
 

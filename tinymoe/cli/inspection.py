@@ -10,6 +10,8 @@ from typing import Any
 from .command import Command, say
 from .folders import load_model, model_folder
 
+_FORMATS = {"hf": "Hugging Face: config.json, *.safetensors", "gguf": "llama.cpp: one file"}
+
 
 def info(options: argparse.Namespace) -> int:
     """`info`: what a model costs."""
@@ -24,14 +26,25 @@ def info(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     """`export`: a model in a format that other programs read."""
-    if options.to != "hf":
-        raise ValueError(f"--to: got {options.to!r}, expected hf (Hugging Face: config.json, *.safetensors)")
+    from ..models.gguf_models import save_gguf
     from ..train.trainer import holds_a_run
 
     out = Path(options.out)
-    if holds_a_run(out):
-        raise FileExistsError(f"--out: {out} already holds a run or a model; choose another folder")
-    load_model(options.model).save_pretrained(out)
+    if options.to not in _FORMATS:
+        expected = " or ".join(f"{name} ({what})" for name, what in _FORMATS.items())
+        raise ValueError(f"--to: got {options.to!r}, expected {expected}")
+    if options.to == "gguf":
+        if out.exists():
+            raise FileExistsError(f"--out: {out} is already there; choose another file")
+        model = load_model(options.model)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_gguf(model, out, options.dtype)
+    else:
+        if options.dtype != "float32":
+            raise ValueError(f"--dtype: got {options.dtype!r}, expected float32; others go with --to gguf")
+        if holds_a_run(out):
+            raise FileExistsError(f"--out: {out} already holds a run or a model; choose another folder")
+        load_model(options.model).save_pretrained(out)
     say(f"wrote {out}")
     return 0
 
@@ -44,8 +57,9 @@ def add_info_flags(command: argparse.ArgumentParser) -> None:
 def add_export_flags(command: argparse.ArgumentParser) -> None:
     """The flags of `export`."""
     command.add_argument("model", metavar="DIR")
-    command.add_argument("--to", required=True, metavar="hf")
-    command.add_argument("--out", required=True, metavar="PATH")
+    command.add_argument("--to", required=True, metavar="FORMAT", help="; ".join(map(": ".join, _FORMATS.items())))
+    command.add_argument("--out", required=True, metavar="PATH", help="a new folder; for gguf a new file")
+    command.add_argument("--dtype", default="float32", metavar="D", help="of the matrices in gguf: float16, bfloat16")
 
 
 COMMANDS = (

@@ -8,8 +8,8 @@ import sys
 
 from .display import Note, tell
 
-# A browser has one core for NumPy, and uses no more than a quarter of its width; a chapter should still end in minutes.
-BROWSER = 0.4
+# NumPy for browsers has no BLAS: a matrix product takes it ten to fifty times as long. Chapters should end in minutes.
+BROWSER = 0.15
 
 _told: set[float] = set()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from operator import is_not
 from types import CodeType
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .decoder import CausalLM
 
 
+_FILTERS = ("temperature", "top_k", "top_p", "min_p")
 LANE_TEXTS = 8  # fewer leave a vector of numbers partly empty
 LANE_PRODUCTS = 1 << 24  # multiplications of weights; fewer are not worth a thread
 
@@ -91,31 +92,88 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
     return Tensor((scores[0] if len(scores) == 1 else np.concatenate(scores))[:, None])
 
 
+def compiled_texts(model: CausalLM, ids: Any, *, eos_token_id: int | None = None, **options: Any) -> Array | None:
+    """What `generate.generate` returns, or None where it has to do that itself. The random numbers are the same."""
+    if not _own_code(_LOOP):
+        return None
+    options = {**(engine.stream.__kwdefaults__ or {}), **options}
+    batch, cache = np.atleast_2d(np.asarray(ids)), model.new_cache()
+    lengths = _padded_lengths(batch, options["attention_mask"])
+    if lengths is None or not _is_usual(model, options) or not _knows_answers(model, cache):
+        return None
+    rng, filters = np.random.default_rng(options["seed"]), [options[name] for name in _FILTERS]
+    logits = model(batch, cache=cache, attention_mask=options["attention_mask"]).numpy()[:, -1]  # (B, V)
+    probabilities = engine.next_token_probabilities(logits, *filters)
+    tokens = np.full((len(batch), options["max_new_tokens"]), -1 if eos_token_id is None else eos_token_id)
+    tokens[:, 0] = probabilities.argmax(axis=-1) if filters[0] == 0 else sampling.sample(probabilities, rng)
+    draws = np.zeros(tokens.shape)
+    draws[:, 1:] = rng.random(draws[:, 1:].T.shape).T
+    answers = Answers(
+        prompts=np.arange(len(batch)),
+        draws=draws,
+        tokens=tokens,
+        logps=np.zeros(tokens.shape, dtype=np.float32),
+        lengths=np.ones(len(batch), dtype=np.int64),
+        finished=tokens[:, 0] == eos_token_id,
+        stop=np.array([] if eos_token_id is None else [eos_token_id], dtype=np.int64),
+        softcap=model.config.final_logit_softcapping or 0.0,
+        **dict(zip(_FILTERS, filters, strict=True)),
+    )
+    compiled_answers(model, cache, lengths, answers)
+    texts = np.concatenate([batch, tokens[:, : answers.lengths.max()]], axis=1)
+    return texts[0] if np.ndim(ids) == 1 else texts
+
+
 def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], answers: Answers) -> bool:
     """Find all tokens of answers after the first, or return False where that is not possible: then do it step by step.
 
     The cache holds what was read of the prompts, which ended together and were padded before their `lengths`. It stays
     as it is.
     """
-    from .decoder import CausalLM
-
-    # A model with a call of its own wants to be asked.
-    if type(model).__call__ is not CausalLM.__call__ or recorder.is_recording():
-        return False
     (texts, length), prompts = answers.tokens.shape, []
-    if length == 1 or not _own_code(_STEP + _CHOICE):
-        return False
-    held = _prepared(model, cache)
-    if not held.steps:
+    if length == 1 or not _knows_answers(model, cache):
         return False
     for layer in cache.layers:
         keys, values, seen = layer.reserve(len(lengths), 0)
         starts = seen.stop - np.minimum(lengths, seen.stop - seen.start)
         prompts.append(Prompts(keys, values, starts, seen.stop, getattr(layer, "window", None) or np.iinfo(int).max))
-    angles = _angles(model, range(cache.length, cache.length + length - 1))
+
+    @lru_cache(maxsize=1)
+    def turns(first: int, stop: int) -> Array:
+        return _angles(model, range(cache.length + first - 1, cache.length + stop - 1))
+
+    held = _prepared(model, cache)
     sample = held.steps[0].sample
-    at_once([partial(sample, answers.part(rows), prompts, angles) for rows in held.lanes(texts, length)])
+    at_once([partial(sample, answers.part(rows), prompts, turns) for rows in held.lanes(texts, length)])
     return True
+
+
+def _knows_answers(model: CausalLM, cache: KVCache) -> bool:
+    """Whether whole answers of a model can be computed in compiled calls."""
+    from .decoder import CausalLM
+
+    # A model with a call of its own wants to be asked.
+    asked = type(model).__call__ is not CausalLM.__call__ or recorder.is_recording()
+    return not asked and _own_code(_STEP + _CHOICE) and bool(_prepared(model, cache).steps)
+
+
+def _is_usual(model: CausalLM, options: dict[str, Any]) -> bool:
+    """Whether the options of `generate` are known to compiled code, and are not wrong."""
+    try:
+        engine._check(**{name: options[name] for name in options.keys() - {"seed", "attention_mask"}})
+    except (ValueError, TypeError):  # the loop says what is wrong
+        return False
+    # A longer text may never be used up, and the loop makes room for it as it grows.
+    usual = 1 < options["max_new_tokens"] <= model.config.max_position_embeddings
+    return usual and options["repetition_penalty"] == 1
+
+
+def _padded_lengths(ids: Array, attention_mask: Any) -> Array | None:
+    """How many tokens of each prompt (B, T) are no padding, or None where it is not padded on the left."""
+    mask = np.ones(ids.shape, dtype=bool) if attention_mask is None else np.asarray(attention_mask) > 0
+    if mask.shape != ids.shape or not mask[:, -1:].all() or (mask[:, :-1] & ~mask[:, 1:]).any():
+        return None
+    return mask.sum(axis=1)
 
 
 def _prepared(model: CausalLM, cache: KVCache) -> _Held:
@@ -202,6 +260,9 @@ def _is_unusual(attention: Any) -> bool:
 _Own = list[tuple[Any, CodeType]]
 _STEP: _Own = [(function, function.__code__) for function in (OPS[name] for name in ("attention", "rms_norm", "rope"))]
 _CHOICE: _Own = [(function, function.__code__) for function in (engine.next_token_probabilities, sampling.softmax)]
+_LOOP: _Own = [(function, function.__code__) for function in (
+    engine.generate, engine.stream, sampling.sample, sampling.top_k_filter, sampling.top_p_filter, sampling.min_p_filter
+)]  # fmt: skip
 
 
 def _own_code(functions: _Own) -> bool:

@@ -21,7 +21,7 @@ from ..nn.module import Embedding, Linear, Module, make, part
 from ..nn.parts import by_lanes
 from ..nn.recorder import collecting, recording
 from ..tensor import Tensor, no_grad
-from .compiled import compiled_logits
+from .compiled import compiled_logits, compiled_texts
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
@@ -141,7 +141,8 @@ class CausalLM(Module):
 
     def generate(self, ids: Any, **options: Any) -> np.ndarray:
         """Continue ids, (T,) or (B, T), token by token: the prompt and what follows. Options: `generate.generate`."""
-        return generate.generate(self, ids, **options)
+        texts = compiled_texts(self, ids, **options)
+        return generate.generate(self, ids, **options) if texts is None else texts
 
     def trace(self, ids: Any, *, documents: Any = None) -> Trace:
         """Run the model once over ids (B, T) and keep what happens inside."""

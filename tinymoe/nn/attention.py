@@ -56,7 +56,7 @@ class Attention(Module):
         """x (B, T, hidden_size) -> the same shape. With a cache, x holds only the tokens not yet read."""
         q, k, v = self.heads(x, places)
         if cache is not None:
-            k, v = map(Tensor, cache.append(k.data, v.data))  # (B, S, K, D)
+            k, v = cache.extend(k, v)  # (B, S, K, D)
         return self.o_proj(self.mix(q, k, v, places).reshape(*x.shape[:2], -1))
 
     def heads(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:

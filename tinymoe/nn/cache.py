@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from .. import ops
 from ..backend import current
 from ..backend.reference import Array
+from ..tensor import Tensor
 from .module import part
 
 
@@ -26,6 +28,11 @@ class LayerCache:
         new = slice(seen.stop - k.shape[1], seen.stop)
         keys[:, new], values[:, new] = k, v
         return keys[:, seen], values[:, seen]
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`append` for tensors. What comes back is constant: no gradient flows through this cache."""
+        keys, values = self.append(k.data, v.data)
+        return Tensor(keys), Tensor(values)
 
     def reserve(self, batch: int, tokens: int) -> tuple[Array, Array, slice]:
         """Make room for so many new tokens after those held, and count them; whoever calls this writes them.
@@ -87,6 +94,31 @@ class RollingCache(LayerCache):
             return 0
         kept = slice(self._start, self._end)
         return self._keys[:, kept].nbytes + self._values[:, kept].nbytes
+
+
+class SharedPrompt(LayerCache):
+    """Keys and values of prompts that several texts go on from: a layer's cache that gradients flow through.
+
+    What comes first are the prompts, (n, P, K, D); then, once, what follows them: text i goes on from prompt rows[i].
+    """
+
+    def __init__(self, rows: Array):
+        super().__init__()
+        self.rows = rows
+        self._prompts: list[Tensor] = []
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompts as they came, or k and v (B, T, K, D) behind their prompts, (B, P + T, K, D)."""
+        if not self._prompts:
+            self._prompts, self.length = [k, v], k.shape[1]
+            return k, v
+        return go_on(self._prompts[0], k, self.rows), go_on(self._prompts[1], v, self.rows)
+
+
+def go_on(start: Tensor, rest: Tensor, rows: Array) -> Tensor:
+    """Row i of rest (B, T, ...) behind row rows[i] of start (n, P, ...): (B, P + T, ...)."""
+    copies = ops.embedding(start.reshape(len(start), -1), ids=rows).reshape(len(rows), *start.shape[1:])
+    return ops.concatenate(copies, rest, axis=1)
 
 
 class KVCache:

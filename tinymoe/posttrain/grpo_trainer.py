@@ -145,4 +145,5 @@ class GRPOTrainer(OnlineTrainer):
         if self.config.steps_per_generation == 1:
             return [np.arange(rows)]
         shuffled = np.random.default_rng([self.config.seed, self.steps_done, 1]).permutation(rows)
-        return np.array_split(shuffled, min(self.config.steps_per_generation, rows))
+        # In order again, so that answers to one prompt stand together: it is read once for them.
+        return [np.sort(part) for part in np.array_split(shuffled, min(self.config.steps_per_generation, rows))]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import ops
 from ..backend import current, reference
 from ..backend.reference import Array
@@ -15,6 +17,7 @@ from ..nn.parts import by_lanes
 from ..ops import Result, op
 from ..tensor import Context, Tensor
 from .functional import as_mask, check_ids, check_positive
+from .texts import Texts, hidden_states, reads_apart, similar_lengths
 
 
 class TokenLogps(NamedTuple):
@@ -35,12 +38,14 @@ def token_logps(
     attention_mask: Any = None,
     documents: Any = None,
     temperature: float = 1.0,
+    prompt: int = 0,
 ) -> TokenLogps:
     """Log-probabilities of the tokens of ids (B, T), each given those before it, and the entropies they came with.
 
     mask (B, T) is 1 for tokens to be scored (a completion) and 0 for others (a prompt, padding): only for the former
     are logits computed. attention_mask and documents are those of the model's call. Logits are divided by temperature,
-    as when the tokens were sampled. Losses of the model's own layers are left out; `collecting` has them.
+    as when the tokens were sampled. Where texts that follow each other begin with the same `prompt` tokens, these are
+    read once (`hidden_states`). Losses of the model's own layers are left out; `collecting` has them.
 
     Raises ValueError for shapes that differ, ids that are no tokens, and a temperature of 0 or less.
     """
@@ -56,12 +61,33 @@ def token_logps(
 
     def lane(rows: slice) -> Tensor:
         # No token follows the last one, so the model need not read it.
-        hidden = model.model(ids[rows, :-1], documents=None if numbers is None else numbers[rows, :-1])
-        return linear_log_probs(hidden, *model._output(), targets=targets[rows], **options)  # (2, rows, T - 1)
+        texts = Texts(ids[rows, :-1], targets[rows], None if numbers is None else numbers[rows, :-1])
+        return _scores(model, texts, prompt, options)  # (2, rows, T - 1)
 
     first, *others = by_lanes(model, lane, targets.shape)
     pair = ops.concatenate(first, *others, axis=1) if others else first
     return TokenLogps(pair[0], pair[1])
+
+
+def _scores(model: CausalLM, texts: Texts, prompt: int, options: dict[str, Any]) -> Tensor:
+    """Log-probabilities and entropies of what follows, (2, B, T): of texts of similar length at a time."""
+    xp, (B, T) = current().xp, texts.ids.shape
+    parts = [np.arange(B)]
+    if reads_apart(model):
+        parts = similar_lengths(current().to_numpy(texts.lengths()))
+    found, count = [], 0
+    places = xp.zeros((B, T), dtype=np.int64)  # where among what is found; nothing was scored at place 0
+    for rows in map(current().asarray, parts):
+        part = texts.take(rows) if len(parts) > 1 else texts
+        hidden = hidden_states(model, part.ids, part.documents, prompt)
+        found.append(linear_log_probs(hidden, *model._output(), targets=part.targets, **options))
+        n, width = part.ids.shape
+        places[rows, :width] = xp.arange(1 + count, 1 + count + n * width).reshape(n, width)
+        count += n * width
+    if len(parts) == 1:
+        return found[0]
+    nothing = Tensor(xp.zeros((2, 1), dtype=found[0].dtype))
+    return ops.concatenate(nothing, *(pair.reshape(2, -1) for pair in found), axis=1)[:, places]
 
 
 @op

@@ -188,7 +188,8 @@ class OnlineTrainer(Trainer):
 
     def logps(self, model: CausalLM, batch: Rollouts) -> TokenLogps:
         """What a model thinks of the sampled tokens, at the temperature they were sampled with: (B, T - 1) each."""
-        return token_logps(model, batch.ids, batch.mask, temperature=self.config.temperature)
+        shortest = int(batch.prompt_lengths.min())
+        return token_logps(model, batch.ids, batch.mask, temperature=self.config.temperature, prompt=shortest)
 
     def reference_logps(self, batch: Rollouts) -> np.ndarray:
         """The log-probabilities of the reference: (B, T - 1)."""

@@ -181,7 +181,8 @@ class PPOTrainer(OnlineTrainer):
         reports = []
         for epoch in range(config.num_ppo_epochs):
             order = np.random.default_rng([config.seed, self.steps_done, 1, epoch]).permutation(rows)
-            reports += [self.update(experience.take(part)) for part in np.array_split(order, config.num_mini_batches)]
+            for part in np.array_split(order, config.num_mini_batches):
+                reports.append(self.update(experience.take(np.sort(part))))  # answers to a prompt beside each other
         return {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
 
     def update(self, part: Experience) -> dict[str, float]:

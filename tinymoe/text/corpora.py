@@ -300,8 +300,10 @@ def _babel_mixed(seed: int) -> Iterator[str]:
 
 
 def _python_docs(seed: int) -> Iterator[str]:
-    from pydoc_data.topics import topics
-
+    try:
+        from pydoc_data.topics import topics
+    except ModuleNotFoundError:  # in a browser
+        raise FileNotFoundError("this Python carries no help texts: its library is without pydoc_data") from None
     return (topics[topic].strip() for topic in sorted(topics))
 
 

@@ -80,7 +80,7 @@ def _card(chapter: ChapterFacts, course: Course, modules: list[str]) -> str:
     if chapter.running:
         facts.append(f'<span title="processor time, measured on one core">{chapter.running} to run</span>')
     facts.append(f"<span>after {needs}</span>" if needs else "<span>needs no other</span>")
-    shown = [f"<code>{html.escape(path.removesuffix('.py'))}</code>" for path in modules[:4]]
+    shown = [f"<code>{html.escape(path.removesuffix('.py').removesuffix('/__init__'))}</code>" for path in modules[:4]]
     if len(modules) > len(shown):
         shown.append(f"<span>and {len(modules) - len(shown)} more</span>")
     place = dict(course.places_to_run(chapter, "")).get("run in the browser")

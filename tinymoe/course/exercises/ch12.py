@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,15 @@ def best_seconds(works: Sequence[Callable[[], object]], rounds: int = 15) -> lis
     return best
 
 
+def _complaint(error: Exception) -> str:
+    """The line of the loop that Numba marks, and what it says of it, out of the page that it writes."""
+    lines = [re.sub(" at 0x[0-9a-f]+", "", line).strip() for line in str(error).splitlines()]
+    marked = next((line for line, below in pairwise(lines) if below == "^"), "")
+    said = [line for line in lines if line and not line.startswith(("Failed in", "- Resolution failure"))]
+    shown = said[:2] if said and said[0].endswith(":") else said[:1]  # a call that Numba does not know follows a colon
+    return "\n".join(part[:200] for part in (marked, *shown) if part)
+
+
 def _is_quick(arguments: Sequence[Any], in_numpy: Callable[[ReferenceBackend], object]) -> Callable[[Function], None]:
     """A test that compiles a loop, and fails it where it takes longer than NumPy's passes over the same arrays."""
 
@@ -120,12 +131,12 @@ def _is_quick(arguments: Sequence[Any], in_numpy: Callable[[ReferenceBackend], o
         try:
             loop(*arguments)  # compiles
         except Exception as error:
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
-            wrong("Numba cannot compile it: only numbers, arrays and plain loops", given=given, got=first[:300])
+            got = _complaint(error)
+            wrong("Numba cannot compile it: only numbers, arrays and plain loops", given=given, got=got)
         mine, numpy = best_seconds([lambda: loop(*arguments), lambda: in_numpy(ReferenceBackend())])
         if mine > numpy:
             wrong(
-                "the values are right, but it is slower than NumPy's passes; does an inner loop do work twice?",
+                "the values are right, but slower than NumPy's passes; does an inner loop work twice, or make arrays?",
                 given=given,
                 expected=f"at most {1e3 * numpy:.2f} ms",
                 got=f"{1e3 * mine:.2f} ms",

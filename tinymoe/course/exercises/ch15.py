@@ -14,6 +14,7 @@ from tinymoe.tensor import Tensor
 
 from ..checks import Case, case, gradients, holds, matches, wrong
 from ..registry import Exercise
+from ..values import show
 
 BLOCK = 64
 
@@ -95,21 +96,38 @@ _SMALL = (
 )
 
 
-def _two_pairs(rng: np.random.Generator, size: int) -> Case:
-    out, into = 1 + size // 3, 1 + size // 2
-    pairs = []
-    for r in rng.integers(1, 4, size=2):
-        pairs.append((rng.normal(size=(r, into)).round(1), rng.normal(size=(out, r)).round(1)))
-    return case(*pairs, (float(rng.choice([0.5, 1.0])), float(rng.choice([-1.0, 2.0]))))
+Pair = tuple[np.ndarray, np.ndarray]
 
 
-def _adds_up(function: Any) -> None:
+def _adds_up(function: Any, first: Pair, second: Pair, weights: tuple[float, float]) -> None:
+    """Any pair will do whose product is the weighted sum: the order of the r numbers, or where the weights go."""
+    given = f"first = {show(first)}\nsecond = {show(second)}\nweights = {weights}"
+    expected = weights[0] * first[1] @ first[0] + weights[1] * second[1] @ second[0]
+    answer = function(first, second, weights)
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        wrong("expected a pair (A, B)", given=given, got=show(answer))
+    lora_A, lora_B = (np.asarray(part) for part in answer)
+    out, into = expected.shape
+    if lora_A.ndim != 2 or lora_A.shape[1] != into or lora_B.shape != (out, len(lora_A)):
+        got = f"A of shape {lora_A.shape}, B of shape {lora_B.shape}"
+        wrong("the shapes do not fit", given=given, expected=f"A (r, {into}) and B ({out}, r) with one r", got=got)
+    if not np.allclose(lora_B @ lora_A, expected):
+        wrong("B A is not the weighted sum of the two products", given=given, expected=expected, got=lora_B @ lora_A)
+
+
+def _adds_up_for_rank_one(function: Any) -> None:
+    first, second = (np.array([[1.0, 2.0]]), np.array([[3.0]])), (np.array([[5.0, 7.0]]), np.array([[1.0]]))
+    for weights in ((1.0, 1.0), (0.5, 2.0)):
+        _adds_up(function, first, second, weights)
+
+
+def _adds_up_for_any_ranks(function: Any) -> None:
     rng = np.random.default_rng(3)
-    first, second = ((rng.normal(size=(r, 5)), rng.normal(size=(4, r))) for r in (2, 3))
-    lora_A, lora_B = function(first, second, (0.7, -0.3))
-    expected, got = 0.7 * first[1] @ first[0] - 0.3 * second[1] @ second[0], np.asarray(lora_B) @ np.asarray(lora_A)
-    if got.shape != expected.shape or not np.allclose(expected, got):
-        wrong("B A is not the weighted sum of the two products", expected=expected, got=got)
+    for size in range(1, 9):
+        out, into = 1 + size // 3, 1 + size // 2
+        ranks = rng.integers(1, 4, size=2)
+        first, second = ((rng.normal(size=(r, into)).round(1), rng.normal(size=(out, r)).round(1)) for r in ranks)
+        _adds_up(function, first, second, (float(rng.choice([0.5, 1.0])), float(rng.choice([-1.0, 2.0]))))
 
 
 def _numbers(rng: np.random.Generator, size: int) -> Case:
@@ -191,18 +209,8 @@ EXERCISES = [
         title="Two adapters in one",
         reference=two_in_one,
         checks=[
-            matches(
-                "rank one each",
-                [
-                    case(
-                        (np.array([[1.0, 2.0]]), np.array([[3.0]])),
-                        (np.array([[5.0, 7.0]]), np.array([[1.0]])),
-                        (1.0, 1.0),
-                    )
-                ],
-            ),
-            matches("any ranks and weights", _two_pairs, count=8),
-            holds("B A is the weighted sum", _adds_up),
+            holds("B A is the weighted sum, rank one each", _adds_up_for_rank_one),
+            holds("B A is the weighted sum, any ranks and weights", _adds_up_for_any_ranks),
         ],
         hints=[
             "A product of matrices is a sum over the inner axis: one term for each of the r numbers.",
