@@ -50,6 +50,16 @@ TOUCHED = (
 # Until the page has drawn what is due, however slow the machine: two frames, and what they have called for.
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30))))"
 
+# A script for a page that is slow to take its widgets in: they begin to draw before they have a place on it.
+WIDGETS_COME_LATE = """
+const insert = Node.prototype.insertBefore;
+Node.prototype.insertBefore = function (node, next) {
+  if (!this.matches?.(".widget-subarea")) return insert.call(this, node, next);
+  setTimeout(() => insert.call(this, node, next), 1500);
+  return node;
+};
+"""
+
 
 def tool(name: str) -> ModuleType:
     """The script tools/`name`.py as a module."""

@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("anywidget", reason="the widgets need anywidget: pip install anywidget")
 
-from book_site import BOOK, REACTIONS, ROOT, Visit, reacts, shoot, unmoved, widgets_of
+from book_site import BOOK, DRAWN, REACTIONS, ROOT, WIDGETS_COME_LATE, Visit, reacts, shoot, unmoved, widgets_of
 from test_viz import chromium  # noqa: F401 - a fixture
 
 if not (BOOK / "index.html").exists():
@@ -92,18 +92,20 @@ def test_nothing_is_bound_to_another_host():
 
 @pytest.fixture(scope="module")
 def visit(chromium: Any) -> Iterator[Callable[..., Any]]:  # noqa: F811
-    """Opens a page by its name: on a desktop in the light, or on a phone in the dark.
+    """Opens a page by its name: on a desktop in the light, on a phone in the dark, or where widgets come late.
 
     Pages seen on one device share what the browser keeps of them, as a reader's do.
     """
     desktop = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
     phone = {"viewport": {"width": 390, "height": 900}, "color_scheme": "dark"}
-    devices = {False: chromium.new_context(**desktop), True: chromium.new_context(**phone)}
+    settings = {"desktop": desktop, "phone": phone, "late": desktop}
+    devices = {name: chromium.new_context(**setting) for name, setting in settings.items()}
+    devices["late"].add_init_script(WIDGETS_COME_LATE)
     with shoot.serve_pages(BOOK / "index.html", "light") as url:
 
         @contextmanager
-        def opened(name: str, *, on_a_phone: bool = False) -> Iterator[Visit]:
-            with Visit(devices[on_a_phone], url.removesuffix("index.html") + name) as seen:
+        def opened(name: str, device: str = "desktop") -> Iterator[Visit]:
+            with Visit(devices[device], url.removesuffix("index.html") + name) as seen:
                 yield seen
 
         yield opened
@@ -133,7 +135,7 @@ def test_page(visit, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_page_on_a_phone_in_the_dark(visit, name):
-    with visit(name, on_a_phone=True) as seen:
+    with visit(name, "phone") as seen:
         assert seen.overflow() == []
         for card in seen.page.locator("section.tm").all():
             assert card.evaluate("(card) => card.scrollWidth <= card.clientWidth + 1"), "wider than its card"
@@ -146,6 +148,22 @@ def test_page_on_a_phone_in_the_dark(visit, name):
         assert seen.page.locator("article .cell_output img").evaluate_all(squeezed) == 0
         assert seen.violations(code=name == CODE, only="color-contrast") == []
         assert seen.problems == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [page for page in READ if page.startswith("chapters/")])
+def test_widgets_draw_once_a_slow_page_takes_them_in(visit, name):
+    with visit(name, "late") as seen:
+        shown = len(widgets_of(ROOT / name.replace(".html", ".ipynb")))
+        seen.page.wait_for_function("(shown) => document.querySelectorAll('section.tm').length === shown", arg=shown)
+        seen.page.evaluate(DRAWN)
+        assert seen.problems == []
+        painted = """() => [...document.querySelectorAll("section.tm canvas")].every((canvas) => {
+            const { width, height } = canvas;
+            const empty = Object.assign(document.createElement("canvas"), { width, height });
+            return canvas.toDataURL() !== empty.toDataURL();
+        })"""
+        seen.page.wait_for_function(painted)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 // Low rank to play with: what training added to a matrix, its best approximation of rank r, and what that leaves out.
 
 import { LineChart } from "./chart.js";
-import { card, choice, count, fixed, h, onTheme, percent, rgb, slider, typed } from "./common.js";
+import { card, choice, count, fixed, h, onColors, percent, rgb, slider, typed } from "./common.js";
 
 /** The matrices out of their factors: [{ out, into, most, left (out × most), right (most × into), sizes }…]. */
 export function unpack(shapes, factors, units) {
@@ -130,12 +130,10 @@ function render({ model, el }) {
     });
   }
 
-  const redraw = () => {
+  onColors(root, life.signal, () => {
     colors();
     draw();
-  };
-  onTheme(life.signal, redraw);
-  redraw();
+  });
   return () => life.abort();
 }
 

@@ -1,7 +1,7 @@
 // Attention maps, token by token: pick a head among all of them, point at a query, see the keys it reads.
 
 import { Maps, strongest } from "./attentiondata.js";
-import { bars, card, follow, h, onResize, onTheme, rgb, s, typed, visible, wordPointer } from "./common.js";
+import { bars, card, follow, h, onColors, onResize, rgb, s, typed, visible, wordPointer } from "./common.js";
 
 const ARCS = 16; // more would be a tangle
 
@@ -147,19 +147,13 @@ function render({ model, el }) {
     measure();
     read(query);
   });
-  onTheme(life.signal, () => {
+  onColors(root, life.signal, () => {
     colors();
     paintAll();
     choose(layer, head);
   });
   follow(model, life.signal, "change:layer", () => choose(model.get("layer"), head));
   follow(model, life.signal, "change:head", () => choose(layer, model.get("head")));
-  // Colors can only be read once the card is on the page.
-  requestAnimationFrame(() => {
-    colors();
-    paintAll();
-    choose(layer, head);
-  });
   return () => life.abort();
 }
 

@@ -1,7 +1,7 @@
 // Balance without a loss: biases that move against the load, step by step, at a speed that the reader sets.
 
 import { LineChart } from "./chart.js";
-import { card, choice, count, fixed, h, number, onResize, onTheme, rgb, slider } from "./common.js";
+import { card, choice, count, fixed, h, number, onColors, rgb, slider } from "./common.js";
 import { sum, violation } from "./routingbase.js";
 
 const [SLOWEST, FASTEST] = [-4, -0.5]; // where the slider ends, in exponents of ten; left of it stands 0
@@ -129,8 +129,7 @@ function render({ model, el }) {
     paint();
   }
 
-  onTheme(life.signal, paint);
-  onResize(map, life.signal, paint);
+  onColors(map, life.signal, paint);
   draw();
   return () => life.abort();
 }

@@ -153,6 +153,21 @@ export function onTheme(signal, callback) {
   signal.addEventListener("abort", () => observer.disconnect());
 }
 
+/**
+ * Call back when the element's colors can first be read, and whenever the page turns light or dark.
+ * An element that is not on the page yet has no colors, and a page may take its time to take it in.
+ */
+export function onColors(el, signal, callback) {
+  let shown = false;
+  const redraw = () => shown && el.isConnected && callback();
+  onTheme(signal, redraw);
+  onResize(el, signal, () => {
+    if (shown) return;
+    shown = true;
+    redraw();
+  });
+}
+
 /** The red, green and blue that a style-sheet color such as "var(--tm-ink)" has here and now. */
 export function rgb(el, color) {
   const probe = h("span", { style: `color:${color};display:none` });

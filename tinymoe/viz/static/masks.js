@@ -1,6 +1,6 @@
 // Attention's rules to play with: what each token of a sentence sees, and how much of it.
 
-import { bars, card, choice, fixed, h, onTheme, percent, rgb, slider, typed, visible, wordPointer } from "./common.js";
+import { bars, card, choice, fixed, h, onColors, percent, rgb, slider, typed, visible, wordPointer } from "./common.js";
 
 const CAPS = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 30, 50];
 
@@ -164,14 +164,9 @@ function render({ model, el }) {
   frame.addEventListener("pointermove", (event) => look(rowAt(event)));
   frame.addEventListener("pointerleave", back);
   frame.addEventListener("click", (event) => keep(rowAt(event)));
-  onTheme(life.signal, () => {
+  onColors(root, life.signal, () => {
     colors();
-    draw();
-  });
-  // Colors can only be read once the card is on the page.
-  requestAnimationFrame(() => {
-    colors();
-    jump(presets[0]);
+    jump(rules);
   });
   return () => life.abort();
 }

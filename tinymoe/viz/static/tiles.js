@@ -1,6 +1,6 @@
 // Causal attention in tiles: which are computed, in what order, and what each query knows after each of them.
 
-import { card, count, fixed, h, onTheme, rgb, slider, typed } from "./common.js";
+import { card, count, fixed, h, onColors, rgb, slider, typed } from "./common.js";
 
 /** The tiles that have anything to compute, row by row: [[row of tiles, column of tiles, cut by the diagonal]…]. */
 export function causalTiles(tokens, rows, columns) {
@@ -145,12 +145,7 @@ function render({ model, el }) {
     const number = tiles.findIndex(([row, column]) => row === i && column === j);
     if (number >= 0) go(number + 1);
   });
-  onTheme(life.signal, () => {
-    colors();
-    draw();
-  });
-  // Colors can only be read once the card is on the page.
-  requestAnimationFrame(() => {
+  onColors(root, life.signal, () => {
     colors();
     go(Math.min(done, tiles.length));
   });
