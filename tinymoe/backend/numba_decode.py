@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import Signature
@@ -51,20 +51,25 @@ _EMBEDDING, _LAST_NORM, _OUTPUT, _OUTPUT_BIAS = range(4)
 _KEYS, _VALUES, _CAPACITY, _START, _STOP, _TURN = range(6)
 
 
+# Whether a register of the processor holds twice as many.
+_HAS_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
+
+
 class _Vector(types.Type):
     """Numba's type of a vector register of float32 numbers."""
 
-    def __init__(self) -> None:
-        super().__init__(name="vector")
+    def __init__(self, width: int) -> None:
+        super().__init__(name=f"vector of {width}")
+        self.width = width
 
 
-_vector = _Vector()
+_vector, _wide = _Vector(_VECTOR), _Vector(2 * _VECTOR)
 
 
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any):
-        super().__init__(manager, kind, ir.VectorType(ir.FloatType(), _VECTOR))
+        super().__init__(manager, kind, ir.VectorType(ir.FloatType(), kind.width))
 
 
 def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -76,13 +81,22 @@ def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) 
 @intrinsic
 def _load(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
     """The numbers from a place on."""
+    return _vector(array, types.intp), lambda context, builder, signature, arguments: _loaded(
+        context, builder, signature.return_type, signature.args[0], *arguments
+    )
 
-    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments)
-        vector = context.get_value_type(_vector)
-        return builder.load(builder.bitcast(place, vector.as_pointer()), align=4)
 
-    return _vector(array, types.intp), generate
+@intrinsic
+def _load_like(typing_context: Any, like: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
+    """The numbers from a place on, as many as this vector has."""
+    return like(like, array, types.intp), lambda context, builder, signature, arguments: _loaded(
+        context, builder, like, signature.args[1], *arguments[1:]
+    )
+
+
+def _loaded(context: Any, builder: Any, vector: Any, array_type: Any, array: Any, index: Any) -> Any:
+    pointer = context.get_value_type(vector).as_pointer()
+    return builder.load(builder.bitcast(_place(context, builder, array_type, array, index), pointer), align=4)
 
 
 @intrinsic
@@ -91,11 +105,10 @@ def _store(typing_context: Any, array: Any, index: Any, x: Any) -> tuple[Signatu
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
         place = _place(context, builder, signature.args[0], *arguments[:2])
-        vector = context.get_value_type(_vector)
-        builder.store(arguments[2], builder.bitcast(place, vector.as_pointer()), align=4)
+        builder.store(arguments[2], builder.bitcast(place, arguments[2].type.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _vector), generate
+    return types.void(array, types.intp, x), generate
 
 
 @intrinsic
@@ -103,7 +116,8 @@ def _spread(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Cal
     """A vector of one number of an array, many times."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        return _filled(builder, builder.load(_place(context, builder, signature.args[0], *arguments)))
+        number = builder.load(_place(context, builder, signature.args[0], *arguments))
+        return _filled(builder, number, _VECTOR)
 
     return _vector(array, types.intp), generate
 
@@ -111,13 +125,15 @@ def _spread(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Cal
 @intrinsic
 def _fill(typing_context: Any, number: Any) -> tuple[Signature, Callable[..., Any]]:
     """A vector of one number, many times."""
-    return _vector(types.float32), lambda context, builder, signature, arguments: _filled(builder, arguments[0])
+    return _vector(types.float32), lambda context, builder, signature, arguments: _filled(
+        builder, arguments[0], _VECTOR
+    )
 
 
-def _filled(builder: Any, number: Any) -> Any:
-    undefined = ir.Constant(ir.VectorType(ir.FloatType(), _VECTOR), ir.Undefined)
+def _filled(builder: Any, number: Any, width: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(ir.FloatType(), width), ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), _VECTOR), None))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), width), None))
 
 
 @intrinsic
@@ -127,9 +143,15 @@ def _zeros(typing_context: Any) -> tuple[Signature, Callable[..., Any]]:
 
 
 @intrinsic
+def _wide_zeros(typing_context: Any) -> tuple[Signature, Callable[..., Any]]:
+    """A wide vector of zeros."""
+    return _wide(), lambda context, builder, *_: ir.Constant(context.get_value_type(_wide), None)
+
+
+@intrinsic
 def _add(typing_context: Any, x: Any, y: Any) -> tuple[Signature, Callable[..., Any]]:
     """x + y, number by number."""
-    return _vector(_vector, _vector), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+    return x(x, y), lambda context, builder, signature, arguments: builder.fadd(*arguments)
 
 
 @intrinsic
@@ -144,9 +166,25 @@ def _add_product(typing_context: Any, x: Any, y: Any, total: Any) -> tuple[Signa
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
         x, y, total = arguments
-        return builder.fadd(builder.fmul(x, y, flags=["contract"]), total, flags=["contract"])
+        return _multiplied_on(builder, x, y, total)
 
     return _vector(_vector, _vector, _vector), generate
+
+
+@intrinsic
+def _add_times(typing_context: Any, array: Any, index: Any, x: Any, total: Any) -> tuple[Signature, Callable[..., Any]]:
+    """total + x times one number of an array."""
+
+    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
+        array, index, x, total = arguments
+        number = builder.load(_place(context, builder, signature.args[0], array, index))
+        return _multiplied_on(builder, _filled(builder, number, total.type.count), x, total)
+
+    return total(array, types.intp, total, total), generate
+
+
+def _multiplied_on(builder: Any, x: Any, y: Any, total: Any) -> Any:
+    return builder.fadd(builder.fmul(x, y, flags=["contract"]), total, flags=["contract"])
 
 
 @intrinsic
@@ -236,16 +274,18 @@ def _product_overload(y, w, x, add):  # type: ignore[no-untyped-def]
                 for j in range(together, rows):
                     y[block, j, 0] = _lone(w, x, block, j) + (y[block, j, 0] if add else np.float32(0))
             return
-        tile = 8 if columns == _VECTOR else 4
+        tile = 8 if columns == _VECTOR or _HAS_WIDE else 4
         for j in range(0, rows, tile):
             for block in range(blocks):
                 if rows - j < tile:
                     for row in range(j, rows):
                         _row(y, w, x, block, row, add)
                 elif columns == _VECTOR:
-                    _tile(y, w, x, block, j, add)
+                    _tile(_zeros(), y, w, x, block, j, add)
+                elif _HAS_WIDE:
+                    _tile(_wide_zeros(), y, w, x, block, j, add)
                 else:
-                    _wide_tile(y, w, x, block, j, add)
+                    _half_tile(y, w, x, block, j, add)
 
     return product
 
@@ -302,29 +342,30 @@ def _row(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
-    """Eight rows times one vector of texts. Every sum has one order, here and in `_row` and `_wide_tile`: what a text
-    is answered depends on no other."""
-    inner, place, start = x.shape[1], (block * y.shape[1] + row) * _VECTOR, block * x.shape[1] * _VECTOR
+def _tile(zeros, y, w, x, block, row, add):  # type: ignore[no-untyped-def]
+    """Eight rows times one vector of texts, which may be a wide one. Every sum has one order, here and in `_row` and
+    `_half_tile`: what a text is answered depends on no other."""
+    inner, columns = x.shape[1:]
+    place, start = (block * y.shape[1] + row) * columns, block * inner * columns
     w0, w1, w2, w3 = row * inner, (row + 1) * inner, (row + 2) * inner, (row + 3) * inner
     w4, w5, w6, w7 = w0 + 4 * inner, w1 + 4 * inner, w2 + 4 * inner, w3 + 4 * inner
-    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = _zeros()
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = zeros
     for i in range(inner):
         if i % _LINE == 0 and block == 0:
             for n in range(8):
                 _fetch(w, w0 + (8 + n) * inner + i)
-        texts = _load(x, start + i * _VECTOR)
-        t0, t1 = _add_product(_spread(w, w0 + i), texts, t0), _add_product(_spread(w, w1 + i), texts, t1)
-        t2, t3 = _add_product(_spread(w, w2 + i), texts, t2), _add_product(_spread(w, w3 + i), texts, t3)
-        t4, t5 = _add_product(_spread(w, w4 + i), texts, t4), _add_product(_spread(w, w5 + i), texts, t5)
-        t6, t7 = _add_product(_spread(w, w6 + i), texts, t6), _add_product(_spread(w, w7 + i), texts, t7)
+        texts = _load_like(zeros, x, start + i * columns)
+        t0, t1 = _add_times(w, w0 + i, texts, t0), _add_times(w, w1 + i, texts, t1)
+        t2, t3 = _add_times(w, w2 + i, texts, t2), _add_times(w, w3 + i, texts, t3)
+        t4, t5 = _add_times(w, w4 + i, texts, t4), _add_times(w, w5 + i, texts, t5)
+        t6, t7 = _add_times(w, w6 + i, texts, t6), _add_times(w, w7 + i, texts, t7)
     for n, t in enumerate((t0, t1, t2, t3, t4, t5, t6, t7)):
-        _finish(y, place + n * _VECTOR, t, add)
+        _finish(y, place + n * columns, t, add)
 
 
 @_kernel
-def _wide_tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
-    """Four rows times two vectors of texts."""
+def _half_tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
+    """Four rows times two vectors of texts: a processor without wide registers has too few for eight."""
     inner, place, start = x.shape[1], (block * y.shape[1] + row) * 2 * _VECTOR, block * x.shape[1] * 2 * _VECTOR
     w0, w1, w2, w3 = row * inner, (row + 1) * inner, (row + 2) * inner, (row + 3) * inner
     t0 = t1 = t2 = t3 = u0 = u1 = u2 = u3 = _zeros()
@@ -348,7 +389,7 @@ def _wide_tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
 @_kernel
 def _finish(y, place, total, add):  # type: ignore[no-untyped-def]
     """Write a vector of sums, or add it to what stands there."""
-    _store(y, place, _add(_load(y, place), total) if add else total)
+    _store(y, place, _add(_load_like(total, y, place), total) if add else total)
 
 
 def _scores(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
