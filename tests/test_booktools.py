@@ -97,9 +97,10 @@ def test_papers_are_listed_once(chapter):
     assert [paper.text for paper in listed] == ["Other. 2020. arXiv:2001.00001", "B. Two. 2019. arXiv:1910.07467"]
 
 
-def test_arxiv_numbers_become_links():
+def test_arxiv_numbers_and_addresses_become_links():
     assert dressing.link_papers("see arXiv:1701.06538.") == "see [arXiv:1701.06538](https://arxiv.org/abs/1701.06538)."
-    for kept in ("`arXiv:1701.06538`", "[arXiv:1701.06538](x)", "no number: arXiv"):
+    assert dressing.link_papers("see https://x.org/a-b.") == "see <https://x.org/a-b>."
+    for kept in ("`arXiv:1701.06538`", "[x](https://x.org)", "<https://x.org>", "[arXiv:1701.06538](x)", "no number: arXiv"):
         assert dressing.link_papers(kept) == kept
 
 

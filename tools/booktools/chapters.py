@@ -19,6 +19,7 @@ from .course import ChapterFacts, Course
 from .reference import address
 
 ARXIV = re.compile(r"arXiv[: ]*(?:hep-\w+/)?(?P<id>\d{4}\.\d{4,5})")
+ADDRESS = re.compile(r"(?<![(<])https?://[^\s()<>]*[^\s()<>.,;:]")
 
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 # Figures from blue over white to red: of these the dark theme makes no negatives.
@@ -87,12 +88,12 @@ def footer(chapter: Chapter, course: Course, package: Package) -> str:
 
 
 def link_papers(text: str) -> str:
-    """Text in which arXiv numbers are links; those in links and code stay."""
-    if "arXiv" not in text:
+    """Text in which arXiv numbers and bare addresses are links; those in links and code stay."""
+    if "arXiv" not in text and "http" not in text:
         return text
     parts = re.split(r"(`[^`]*`|\[[^\]]*\]\([^)]*\)|<[^>]*>)", text)
     link = r"[\g<0>](https://arxiv.org/abs/\g<id>)"
-    parts[::2] = [ARXIV.sub(link, part) for part in parts[::2]]
+    parts[::2] = [ADDRESS.sub(r"<\g<0>>", ARXIV.sub(link, part)) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -63,13 +63,17 @@ performance.mark("explorer");
 """
 
 
+_COLUMNS = 5  # of the map on a wide screen, as book.css has them
+
+
 def map_html(course: Course, chapters: list[Chapter]) -> str:
     """All chapters as cards, in their parts."""
     modules = {chapter.number: list(built_by(chapter)) for chapter in chapters}
     parts = []
     for caption, members in course.parts:
         cards = "".join(_card(chapter, course, modules.get(chapter.number, [])) for chapter in members)
-        parts.append(f'<section><h3>{html.escape(caption)}</h3><div class="tm-cards">{cards}</div></section>')
+        head = f'<section style="--chapters: {min(len(members), _COLUMNS)}"><h3>{html.escape(caption)}</h3>'
+        parts.append(f'{head}<div class="tm-cards">{cards}</div></section>')
     return f'<div class="tm-map">{"".join(parts)}</div>'
 
 

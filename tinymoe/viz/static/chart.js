@@ -142,7 +142,7 @@ export class LineChart {
   redraw() {
     const { width, height } = this;
     const { references = {} } = this.options;
-    const margin = { left: 46, right: 24, top: 26, bottom: 38 };
+    const margin = { left: 48, right: 24, top: 26, bottom: 38 };
     const range = this.ranges();
     const right = width - margin.right;
     const bottom = height - margin.bottom;

@@ -68,6 +68,7 @@ function render({ model, el }) {
     if (typeof value === "number") return number(value);
     return `array ${shapeOf(value).join(" × ")}`;
   };
+  const inBox = (value) => show(value).replace(/^array (?=.*×)/, ""); // there is little room
   const shapeOf = (value) => (Array.isArray(value) ? [value.length, ...shapeOf(value[0] ?? 0)] : []);
 
   function build() {
@@ -108,7 +109,7 @@ function render({ model, el }) {
           event.preventDefault();
         },
       }, s("rect", { width: W, height: H, rx: node.op === null ? 10 : H / 2 }),
-      s("text", { class: "tm-name", x: W / 2, y: 21, "text-anchor": "middle" }, node.label, sign && s("tspan", { class: "tm-sign", dx: 7 }, sign), node.constant && !node.label && s("tspan", { class: "tm-sign" }, "constant")),
+      s("text", { class: "tm-name", x: W / 2, y: 21, "text-anchor": "middle" }, node.label, sign && s("tspan", { class: sign.length > 1 ? "tm-sign tm-op" : "tm-sign", dx: 7 }, sign), node.constant && !node.label && s("tspan", { class: "tm-sign" }, "constant")),
       value, grad);
       boxes.append(box);
       Object.assign(marks[i], { box, value, grad });
@@ -144,8 +145,8 @@ function render({ model, el }) {
     nodes.forEach((node, i) => {
       const { box, value, grad, edges } = marks[i];
       const got = node.constant ? null : arrived(i);
-      value.textContent = show(node.value);
-      grad.textContent = got === null ? "" : got === undefined ? "grad …" : `grad ${show(got)}`;
+      value.textContent = inBox(node.value);
+      grad.textContent = got === null ? "" : got === undefined ? "grad …" : `grad ${inBox(got)}`;
       box.classList.toggle("tm-selected", i === selected);
       box.classList.toggle("tm-now", i === now);
       box.classList.toggle("tm-reached", got !== null);

@@ -38,10 +38,10 @@ export function evenness(counts) {
   return counts.length > 1 ? bits / Math.log2(counts.length) : 1;
 }
 
-/** The most frequent texts among tokens, as "·the ×8, ·a ×3." */
+/** The most frequent texts among tokens, as "·the ×8, ·a ×3."; parts of a character have none. */
 export function frequent(tokens, numbers, most = 6) {
   const counts = new Map();
-  for (const i of numbers) counts.set(tokens[i], (counts.get(tokens[i]) ?? 0) + 1);
+  for (const i of numbers) if (!tokens[i].includes("\ufffd")) counts.set(tokens[i], (counts.get(tokens[i]) ?? 0) + 1);
   const best = [...counts].sort((a, b) => b[1] - a[1]).slice(0, most);
   const shown = best.map(([text, n]) => [h("code", {}, visible(text)), n > 1 ? ` ×${n}` : ""]);
   return shown.flatMap((one, i) => (i ? [", ", ...one] : one)).concat(counts.size > most ? ", …" : ".");

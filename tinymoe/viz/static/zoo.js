@@ -75,7 +75,7 @@ export function placeLabels(points, first, box, taken) {
   const free = ([x0, y0, x1, y1]) => x0 >= box[0] && y0 >= box[1] && x1 <= box[2] && y1 <= box[3] && !taken.some((t) => x0 < t[2] && x1 > t[0] && y0 < t[3] && y1 > t[1]);
   const placed = [];
   for (const { m, x, y, name } of [...points].sort((a, b) => (b.m === first) - (a.m === first))) {
-    const width = name.length * 6 + 2;
+    const width = name.length * 6.8 + 2;
     const spots = [[x + 9, y], [x - 9 - width, y], [x - width / 2, y - 14], [x - width / 2, y + 14]];
     const fitting = spots.find(([left, middle]) => free([left, middle - 7, left + width, middle + 7]));
     const spot = fitting ?? (m === first ? [x - width / 2, y - 18] : null);
