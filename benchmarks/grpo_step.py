@@ -3,17 +3,19 @@
     python benchmarks/grpo_step.py [--rounds 9] [--threads 2] [--only 0 1 ...] [--json FILE]
 
 A step samples the answers, rewards them, and updates the weights once. Both begin with the same weights, which TRL
-reads as Transformers' LlamaForCausalLM, and work on the processor in float32. Answers have a fixed length: no token
-ends them. TRL runs as it does by default (Transformers' `generate`, AdamW, gradients clipped), but without what would
-slow it down here: gradient checkpointing and bfloat16. It has a process for each number of threads from one to
-`--threads`, and the quicker one counts: small models are not always faster with more.
+reads as Transformers' LlamaForCausalLM, and work on the processor in float32. The learning rate is next to nothing, so
+that all steps are of one kind. Where the weights are random, answers have a fixed length: no token ends them. The two
+steps of chapter 17, on arithmetic and countdown, begin with its models, whose answers end of themselves. TRL runs as it
+does by default (Transformers' `generate`, AdamW, gradients clipped), but without what would slow it down here: gradient
+checkpointing and bfloat16. It has a process for each number of threads from one to `--threads`, and the quicker one
+counts: small models are not always faster with more.
 
 Each has a process of its own, and they take turns, a step each round, after one to warm up (`common/turns.py`). TRL's
 step begins when its trainer reports that a step begins, and ends when it reports its end: loading, logging and the
 reading of the data set are outside. Ratios are medians over the rounds, by the clock and by the time of all cores.
 
 The shapes: the course's tiny and nano models, of 0.1 and 0.8 million parameters, and one of 1.8 million, with short and
-long prompts. Chapter 17 trains the second one, with 128 answers of at most 48 tokens a step.
+long prompts.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ from common.turns import Contender, median_ratio, rounds  # noqa: E402
 
 import tinymoe as tm  # noqa: E402
 from tinymoe.bench import machine  # noqa: E402
+from tinymoe.posttrain import tasks  # noqa: E402
 from tinymoe.text.tokenizer import CharTokenizer  # noqa: E402
 
 LETTERS = "0123456789+-*=? "
 GROUP = 8  # answers to a prompt
+LENGTH = "completions/mean_length"
 COMMON = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
@@ -48,13 +52,15 @@ COMMON = {
 
 
 class Shape(NamedTuple):
-    """Of the model: width and layers. Of a step: answers, tokens of each, and tokens of a prompt."""
+    """Of the model: width and layers. Of a step: answers, tokens of each at most, tokens of a prompt, and the task that
+    the model was trained for."""
 
     width: int
     layers: int
     answers: int
     tokens: int
     prompt: int = 12
+    task: str = "none"
 
 
 SHAPES = (
@@ -65,6 +71,8 @@ SHAPES = (
     Shape(128, 4, 64, 64),
     Shape(128, 4, 128, 48, 24),
     Shape(192, 4, 64, 64),
+    Shape(128, 4, 128, 48, 9, "arithmetic"),
+    Shape(128, 4, 128, 128, 14, "countdown"),
 )
 
 
@@ -76,7 +84,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args()
     rows = []
-    print("".join(f"{name:>9}" for name in Shape._fields) + f"{'tinymoe':>12}{'TRL':>12}{'threads':>9}{'ratio':>8}")
+    names = (*Shape._fields, "length")
+    print("".join(f"{name:>11}" for name in names) + f"{'tinymoe':>12}{'TRL':>12}{'threads':>9}{'ratio':>8}")
     for number in options.only or range(len(SHAPES)):
         rows.append(compare(SHAPES[number], options.rounds, options.threads))
     if options.json:
@@ -89,7 +98,7 @@ def compare(shape: Shape, count: int, threads: int) -> dict[str, Any]:
     """Let them take turns; a row of the report, which is also printed."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(shape, folder)
-        task = Task(prompts(shape), shape.answers, shape.tokens, folder)
+        task = Task(prompts(shape), shape.answers, shape.tokens, folder, shape.task != "none")
         contenders = [Contender("tinymoe", tinymoe_step, task, threads=threads)]
         for number in range(1, threads + 1):
             contenders.append(Contender(f"TRL, {number}", trl_step, task, number, threads=number))
@@ -118,13 +127,16 @@ def show(row: dict[str, Any]) -> None:
     ours, *others = row["contenders"].items()
     name, best = min(others, key=lambda other: other[1]["seconds"])
     row["ratio"] = best["ratio"]
-    sizes = "".join(f"{row[name]:>9}" for name in Shape._fields)
+    sizes = "".join(f"{row[name]:>11}" for name in Shape._fields) + f"{ours[1]['first_step'][LENGTH]:>11.1f}"
     times = "".join(f"{one['seconds'] * 1000:>9.0f} ms" for one in (ours[1], best))
     print(f"{sizes}{times}{name.removeprefix('TRL, '):>9}{best['ratio']:>8.2f}", flush=True)
 
 
 def save_model(shape: Shape, folder: str) -> None:
-    """A Llama with random weights, and its tokenizer."""
+    """The Llama that a step begins with, and its tokenizer."""
+    if shape.task != "none":
+        tm.from_pretrained(ROOT / "data" / "checkpoints" / f"{shape.task}-sft").save_pretrained(folder)
+        return
     tokenizer = CharTokenizer.train([LETTERS], special_tokens=["<pad>"])
     sizes = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, "intermediate_size": shape.width * 21 // 8}
     model = tm.zoo.build("llama-nano", vocab_size=len(tokenizer), seed=0, **sizes, **COMMON)
@@ -133,7 +145,10 @@ def save_model(shape: Shape, folder: str) -> None:
 
 
 def prompts(shape: Shape) -> list[str]:
-    """Sums, filled up to the length of a prompt."""
+    """Problems of the task, or sums that are filled up to the length of a prompt."""
+    if shape.task != "none":
+        problems = tasks.problems(shape.task, "train", seed=0, count=shape.answers // GROUP, level=2)
+        return [problem.prompt for problem in problems]
     return [f"{i + 2}*{i + 3}+{i + 10}=?".rjust(shape.prompt)[: shape.prompt] for i in range(shape.answers // GROUP)]
 
 

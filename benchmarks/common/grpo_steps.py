@@ -14,16 +14,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 Timed = tuple[float, float, dict[str, float]]
+LEARNING_RATE = 1e-9
 REPORTED = ("reward", "entropy", "completions/mean_length", "loss", "grad_norm")
 
 
 class Task(NamedTuple):
-    """Prompts, how many answers they get in all, how many tokens each, and the folder that the weights are in."""
+    """Prompts, how many answers they get in all, how many tokens each at most, the folder that the weights are in, and
+    whether the model's own token ends an answer."""
 
     prompts: list[str]
     answers: int
     tokens: int
     folder: str
+    ends: bool
 
     @property
     def group(self) -> int:
@@ -43,7 +46,7 @@ def tinymoe_step(task: Task) -> Callable[[], Timed]:
 
     config = GRPOConfig(
         num_generations=task.group, generation_batch_size=task.answers, max_completion_length=task.tokens,
-        learning_rate=1e-4, loss_type="dapo", temperature=1.0, stop=(),
+        learning_rate=LEARNING_RATE, loss_type="dapo", temperature=1.0, stop=None if task.ends else (),
     )  # fmt: skip
     model = tm.from_pretrained(task.folder)
     trainer = GRPOTrainer(model, [{"prompt": prompt} for prompt in task.prompts], [digits], config)
@@ -104,11 +107,14 @@ def _trl_trainer(task: Task) -> Any:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{task.folder}/tokenizer.json", pad_token="<pad>")
-    tokenizer.add_special_tokens({"eos_token": "<never>"})  # TRL wants one; this is not in the model's vocabulary
+    # TRL wants a token for the end; where nothing ends an answer, it is one that is not in the model's vocabulary.
+    end, padding = ("<|endoftext|>", "<|endoftext|>") if task.ends else ("<never>", "<pad>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{task.folder}/tokenizer.json", pad_token=padding)
+    tokenizer.add_special_tokens({"eos_token": end})
     config = GRPOConfig(
         output_dir=task.folder, per_device_train_batch_size=task.answers, num_generations=task.group,
-        max_completion_length=task.tokens, max_steps=1_000_000, learning_rate=1e-4, lr_scheduler_type="constant",
+        max_completion_length=task.tokens, max_steps=1_000_000, learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
         loss_type="dapo", beta=0.0, temperature=1.0, use_vllm=False, bf16=False, gradient_checkpointing=False,
         use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, seed=0,
     )  # fmt: skip
