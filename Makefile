@@ -1,6 +1,6 @@
 # `make` lists the commands. PYTHON=... names an interpreter; without it the first one that is new enough is taken.
 .DEFAULT_GOAL := help
-.PHONY: help course test conformance chapters book lite site browser pyodide serve bench lint clean
+.PHONY: help course test conformance chapters book lite site browser jupyterlite pyodide serve bench lint clean
 MAKEFLAGS += --no-print-directory
 
 SUITABLE = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -13,9 +13,8 @@ endef
 setup = @$(or $(FOUND),$(wildcard $(1)/bin/python),$(error $(NO_PYTHON))) tools/setup_env.py $(1) $(2)
 
 PY = .venv/bin/python
-# Ten minutes and more, so they have a command of their own: make pyodide.
-IN_BROWSER = tests/pyodide tests/browser/test_lite.py
-UNITS = $(addprefix --ignore=,tests/conformance $(IN_BROWSER))
+# What takes ten minutes and more has commands of its own: make conformance, jupyterlite, pyodide.
+UNITS = $(addprefix --ignore=,tests/conformance tests/pyodide tests/browser/test_lite.py)
 # JupyterLab asks nothing and looks for no updates.
 QUIET_LAB = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
 
@@ -66,10 +65,14 @@ browser: book  ## the built book in a real browser: errors, requests, widgets, a
 	$(call setup,.venv,test browser)
 	$(PY) -m pytest tests/browser/test_book.py $(PYTEST_ARGS)
 
-pyodide: lite  ## NumPy in WebAssembly: the unit tests, and chapters in JupyterLite, compared with their committed outputs
+jupyterlite: lite  ## eight chapters in JupyterLite, in Chromium, to their end, compared with their committed outputs
 	$(call setup,.venv,test browser)
 	$(PY) tools/lite_fixture.py
-	$(PY) -m pytest $(IN_BROWSER) --durations=0 $(PYTEST_ARGS)
+	@# Chapter 17 takes longest: whoever has nothing to do takes over what others have not begun.
+	$(PY) -m pytest tests/browser/test_lite.py -n 2 --dist worksteal --durations=0 $(PYTEST_ARGS)
+
+pyodide: jupyterlite  ## that, and the unit tests with NumPy in WebAssembly
+	$(PY) -m pytest tests/pyodide --durations=0 $(PYTEST_ARGS)
 
 serve:  ## look at the built site: http://127.0.0.1:8000
 	@$(or $(FOUND),python3) -m http.server --bind 127.0.0.1 --directory _build/html 8000
