@@ -114,12 +114,21 @@ def _store(typing_context: Any, array: Any, index: Any, x: Any) -> tuple[Signatu
 @intrinsic
 def _spread(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
     """A vector of one number of an array, many times."""
+    return _vector(array, types.intp), lambda context, builder, signature, arguments: _repeated(
+        context, builder, signature.return_type, signature.args[0], *arguments
+    )
 
-    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        number = builder.load(_place(context, builder, signature.args[0], *arguments))
-        return _filled(builder, number, _VECTOR)
 
-    return _vector(array, types.intp), generate
+@intrinsic
+def _spread_like(typing_context: Any, like: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
+    """One number of an array, as many times as this vector has numbers."""
+    return like(like, array, types.intp), lambda context, builder, signature, arguments: _repeated(
+        context, builder, like, signature.args[1], *arguments[1:]
+    )
+
+
+def _repeated(context: Any, builder: Any, vector: Any, array_type: Any, array: Any, index: Any) -> Any:
+    return _filled(builder, builder.load(_place(context, builder, array_type, array, index)), vector.width)
 
 
 @intrinsic
@@ -166,25 +175,9 @@ def _add_product(typing_context: Any, x: Any, y: Any, total: Any) -> tuple[Signa
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
         x, y, total = arguments
-        return _multiplied_on(builder, x, y, total)
+        return builder.fadd(builder.fmul(x, y, flags=["contract"]), total, flags=["contract"])
 
-    return _vector(_vector, _vector, _vector), generate
-
-
-@intrinsic
-def _add_times(typing_context: Any, array: Any, index: Any, x: Any, total: Any) -> tuple[Signature, Callable[..., Any]]:
-    """total + x times one number of an array."""
-
-    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        array, index, x, total = arguments
-        number = builder.load(_place(context, builder, signature.args[0], array, index))
-        return _multiplied_on(builder, _filled(builder, number, total.type.count), x, total)
-
-    return total(array, types.intp, total, total), generate
-
-
-def _multiplied_on(builder: Any, x: Any, y: Any, total: Any) -> Any:
-    return builder.fadd(builder.fmul(x, y, flags=["contract"]), total, flags=["contract"])
+    return total(total, total, total), generate
 
 
 @intrinsic
@@ -355,10 +348,14 @@ def _tile(zeros, y, w, x, block, row, add):  # type: ignore[no-untyped-def]
             for n in range(8):
                 _fetch(w, w0 + (8 + n) * inner + i)
         texts = _load_like(zeros, x, start + i * columns)
-        t0, t1 = _add_times(w, w0 + i, texts, t0), _add_times(w, w1 + i, texts, t1)
-        t2, t3 = _add_times(w, w2 + i, texts, t2), _add_times(w, w3 + i, texts, t3)
-        t4, t5 = _add_times(w, w4 + i, texts, t4), _add_times(w, w5 + i, texts, t5)
-        t6, t7 = _add_times(w, w6 + i, texts, t6), _add_times(w, w7 + i, texts, t7)
+        t0 = _add_product(_spread_like(zeros, w, w0 + i), texts, t0)
+        t1 = _add_product(_spread_like(zeros, w, w1 + i), texts, t1)
+        t2 = _add_product(_spread_like(zeros, w, w2 + i), texts, t2)
+        t3 = _add_product(_spread_like(zeros, w, w3 + i), texts, t3)
+        t4 = _add_product(_spread_like(zeros, w, w4 + i), texts, t4)
+        t5 = _add_product(_spread_like(zeros, w, w5 + i), texts, t5)
+        t6 = _add_product(_spread_like(zeros, w, w6 + i), texts, t6)
+        t7 = _add_product(_spread_like(zeros, w, w7 + i), texts, t7)
     for n, t in enumerate((t0, t1, t2, t3, t4, t5, t6, t7)):
         _finish(y, place + n * columns, t, add)
 
