@@ -21,9 +21,11 @@ from numba.core import config
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from .blas import sgemm, sgemm_address, thread_pools
+from .blas import thread_pools
 from .decoding import DecoderWeights
 from .kernel_cache import forget_stale_kernels
+from .numba_attention import causal_attention, causal_attention_backward
+from .numba_product import multiply
 from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
 
 forget_stale_kernels(Path(__file__).parent)
@@ -31,7 +33,7 @@ forget_stale_kernels(Path(__file__).parent)
 # NaN and infinity must pass through (they are how a bad step is noticed), so only the harmless flags are set.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
-TILE = 32  # queries of a head whose scores are held at a time by attention's compiled loop
+FEW = 16  # rows or columns of a product; with fewer, BLAS is better
 
 # Threads take parts of a batch (see `lanes`), so that kernels need none of their own: they let others run meanwhile.
 _kernel = numba.njit(fastmath=_FASTMATH, cache=True, error_model="numpy", nogil=True)
@@ -121,6 +123,11 @@ def _from_key_overload(key):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _multiply(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def]
+    multiply(a, a_across, b, b_across, c, keep)
+
+
+@_kernel
 def _rms_norm(x, weight, eps, y, inverse_rms):  # type: ignore[no-untyped-def]
     rows, width = x.shape
     for i in range(rows):
@@ -191,103 +198,6 @@ def _swiglu_backward(g, gate, up, dgate, dup):  # type: ignore[no-untyped-def]
             silu = gate[i, j] * s
             dup[i, j] = g[i, j] * silu
             dgate[i, j] = g[i, j] * up[i, j] * (s + silu * (one - s))
-
-
-@_kernel
-def _causal_softmax(scores, tokens, keys, scale, nearest, lse):  # type: ignore[no-untyped-def]
-    # No mask is read: query t sees the first nearest + t + 1 keys. Loops run over whole vectors of 16.
-    zero, one, hidden = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(-np.inf)
-    for t in range(tokens):
-        line, count = scores[t], nearest + t + 1
-        last = min((count + 15) // 16 * 16, keys)
-        line[count:last] = hidden
-        highest = _to_key(line[0])
-        for j in range(last):
-            key = _to_key(line[j])
-            highest = key if key > highest else highest
-        top = _from_key(highest) * scale
-        total = zero
-        for j in range(last):
-            weight = _exp(line[j] * scale - top)
-            line[j] = weight
-            total += weight
-        lse[t] = top + math.log(total)
-        inverse = one / total
-        for j in range(count):
-            line[j] *= inverse
-        line[count:keys] = zero
-
-
-@_kernel
-def _causal_softmax_backward(  # type: ignore[no-untyped-def]
-    scores, dscores, tokens, keys, scale, nearest, lse, g, out, h
-):
-    zero, hidden = scores.dtype.type(0), scores.dtype.type(-np.inf)
-    for t in range(tokens):
-        line, dline, count = scores[t], dscores[t], nearest + t + 1
-        last = min((count + 15) // 16 * 16, keys)
-        line[count:last] = hidden
-        far, delta = lse[t], zero
-        for e in range(g.shape[2]):
-            delta += g[t, h, e] * out[t, h, e]
-        for j in range(last):
-            weight = _exp(line[j] * scale - far)
-            line[j] = weight
-            dline[j] = weight * (dline[j] - delta) * scale
-        line[count:keys] = zero
-        dline[count:keys] = zero
-
-
-@_kernel
-def _across(x, head, y):  # type: ignore[no-untyped-def]
-    for i in range(x.shape[0]):
-        for j in range(x.shape[2]):
-            y[j, i] = x[i, head, j]
-
-
-@_kernel
-def _causal_attention(product, q, k, v, scale, out, lse, across, scores):  # type: ignore[no-untyped-def]
-    # One head and one block of queries at a time: their scores stay in the cache between the two products.
-    (texts, T, heads, _), (_, S, kv_heads, _) = q.shape, k.shape
-    block, group = scores.shape[0], heads // kv_heads
-    for head in range(texts * heads):
-        b, h = head // heads, head % heads
-        kv = h // group
-        if h % group == 0:
-            _across(k[b], kv, across)
-        for start in range(0, T, block):
-            stop = min(start + block, T)
-            seen = S - T + stop
-            tile = scores[: stop - start, :seen]
-            sgemm(product, q[b, start:stop, h], False, across[:, :seen], False, tile, False)
-            _causal_softmax(scores, stop - start, seen, scale, S - T + start, lse[b, h, start:])
-            sgemm(product, tile, False, v[b, :seen, kv], False, out[b, start:stop, h], False)
-
-
-@_kernel
-def _causal_attention_backward(  # type: ignore[no-untyped-def]
-    product, g, q, k, v, scale, out, lse, dq, dk, dv, k_across, v_across, scores, dscores
-):
-    (texts, T, heads, _), (_, S, kv_heads, _) = q.shape, k.shape
-    block, group = scores.shape[0], heads // kv_heads
-    for head in range(texts * heads):
-        b, h = head // heads, head % heads
-        kv = h // group
-        if h % group == 0:
-            _across(k[b], kv, k_across)
-            _across(v[b], kv, v_across)
-        for start in range(0, T, block):
-            stop = min(start + block, T)
-            seen = S - T + stop
-            tile, dtile = scores[: stop - start, :seen], dscores[: stop - start, :seen]
-            queries, above = q[b, start:stop, h], g[b, start:stop, h]
-            sgemm(product, queries, False, k_across[:, :seen], False, tile, False)
-            sgemm(product, above, False, v_across[:, :seen], False, dtile, False)
-            rows = (stop - start, seen, scale, S - T + start, lse[b, h, start:])
-            _causal_softmax_backward(scores, dscores, *rows, g[b, start:], out[b, start:], h)
-            sgemm(product, dtile, False, k[b, :seen, kv], False, dq[b, start:stop, h], False)
-            sgemm(product, dtile, True, queries, False, dk[b, :seen, kv], True)
-            sgemm(product, tile, True, above, False, dv[b, :seen, kv], True)
 
 
 @_kernel
@@ -448,18 +358,21 @@ class NumbaBackend(ReferenceBackend):
 
     def __init__(self) -> None:
         self.threads: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
+        self._alone = self.threads == 1  # whether products are made by one thread each
         _keep_freed_memory()
 
     @contextmanager
     def one_thread_each(self) -> Iterator[None]:
         """BLAS computes in the thread that calls it, and starts none."""
         pools = thread_pools()
-        before = [pool.get_num_threads() for pool in pools]
+        before, alone = [pool.get_num_threads() for pool in pools], self._alone
         try:
             for pool in pools:
                 pool.set_num_threads(1)
+            self._alone = True
             yield
         finally:
+            self._alone = alone
             for pool, threads in zip(pools, before, strict=True):
                 pool.set_num_threads(threads)
 
@@ -468,6 +381,21 @@ class NumbaBackend(ReferenceBackend):
         from .numba_decode import CompiledDecoder
 
         return CompiledDecoder(weights)
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """By one thread for itself our own product, which fetches what it needs next while it computes; else BLAS."""
+        if not (self._alone and a.ndim == b.ndim == 2):
+            return a @ b
+        out = np.empty((len(a), b.shape[1]), a.dtype)
+        self.multiply(a, b, out)
+        return out
+
+    def multiply(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
+        """As in `matmul`."""
+        if not (self._alone and _is_ours(a, b, out)):
+            return super().multiply(a, b, out, add)
+        across = not a.flags.c_contiguous, not b.flags.c_contiguous
+        _multiply(a.T if across[0] else a, across[0], b.T if across[1] else b, across[1], out, add)
 
     def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
         """One pass to sum the squares, one to write the result."""
@@ -517,11 +445,10 @@ class NumbaBackend(ReferenceBackend):
         """Where all keys before a query are seen, one compiled loop; else the reference, with a compiled softmax."""
         if not _is_causal_alone(q, sinks, rules):
             return super().attention(q, k, v, sinks, rules)
-        (B, T, H, D), (S, K) = q.shape, k.shape[1:3]
+        (B, T, H, _), K = q.shape, k.shape[2]
         q, k, v = map(np.ascontiguousarray, (q, k, v))
         out, lse = np.empty((B, T, H, v.shape[-1]), q.dtype), np.empty((B, H, T), q.dtype)
-        buffers = np.empty((D, S), q.dtype), np.empty((min(TILE, T), S), q.dtype)
-        _causal_attention(sgemm_address(), q, k, v, q.dtype.type(rules.scale), out, lse, *buffers)
+        causal_attention(q, k, v, q.dtype.type(rules.scale), out, lse)
         return out, lse.reshape(B, K, H // K, T, 1)
 
     def attention_backward(
@@ -538,12 +465,10 @@ class NumbaBackend(ReferenceBackend):
         """As in `attention`."""
         if not _is_causal_alone(q, sinks, rules):
             return super().attention_backward(g, q, k, v, sinks, rules, out, lse)
-        (B, T, H, D), S = q.shape, k.shape[1]
+        B, T, H, _ = q.shape
         g, q, k, v = map(np.ascontiguousarray, (g, q, k, v))
-        dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-        buffers = [np.empty(shape, q.dtype) for shape in ((D, S), (v.shape[-1], S), *[(min(TILE, T), S)] * 2)]
-        scale, lse = q.dtype.type(rules.scale), lse.reshape(B, H, T)
-        _causal_attention_backward(sgemm_address(), g, q, k, v, scale, out, lse, dq, dk, dv, *buffers)
+        dq, dk, dv = map(np.empty_like, (q, k, v))
+        causal_attention_backward(g, q, k, v, q.dtype.type(rules.scale), out, lse.reshape(B, H, T), dq, dk, dv)
         return dq, dk, dv, None
 
     def masked_softmax(
@@ -635,11 +560,17 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 1 << 30)
 
 
+def _is_ours(a: Array, b: Array, out: Array) -> bool:
+    """Whether our own product makes this one: float32, of some size, both matrices in one piece or transposed so."""
+    fits = a.shape[1] == b.shape[0] and out.shape == (len(a), b.shape[1]) and min(out.shape) >= FEW
+    return fits and a.dtype == b.dtype == np.float32 and a.flags.forc and b.flags.forc and out.strides[1] == 4
+
+
 def _is_causal_alone(q: Array, sinks: Array | None, rules: AttentionRules) -> bool:
-    """Whether a query sees all keys before it, scores are only scaled, and products can be called from a loop."""
+    """Whether a query sees all keys before it, and scores are only scaled."""
     others = (sinks, rules.q_documents, rules.window, rules.softcap, rules.slopes, rules.selected)
     plain = all(rule is None for rule in others) and rules.scale > 0
-    return plain and q.dtype == np.float32 and sgemm_address() != 0
+    return plain and q.dtype == np.float32
 
 
 def _numbers(rules: AttentionRules, dtype: Any, heads: int) -> tuple[Any, Any, Array]:

@@ -95,6 +95,13 @@ class ReferenceBackend:
         """a @ b: (..., n, k) and (..., k, m), the leading axes broadcast."""
         return a @ b
 
+    def multiply(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
+        """The product of two matrices into `out`, or added to what is there."""
+        if add:
+            out += self.matmul(a, b)
+        else:
+            self.xp.matmul(a, b, out=out)
+
     def sort_by_expert(self, choices: Array, num_experts: int) -> tuple[Array, Array]:
         """`nn.moe.sort_by_expert` without a number that the host has to know, for a GPU that is not waited for.
 
@@ -332,7 +339,7 @@ class ReferenceBackend:
         """
         y = self.xp.empty((len(x), weight.shape[1]), dtype=x.dtype)
         for e, rows in _groups(offsets):
-            self.xp.matmul(x[rows], weight[e].T, out=y[rows])
+            self.multiply(x[rows], weight[e].T, y[rows])
         return y
 
     def grouped_linear_backward(
@@ -342,8 +349,8 @@ class ReferenceBackend:
         dx, dweight = self.xp.empty_like(x), self.xp.empty_like(weight)
         dweight[np.diff(offsets) == 0] = 0
         for e, rows in _groups(offsets):
-            self.xp.matmul(g[rows], weight[e], out=dx[rows])
-            self.xp.matmul(g[rows].T, x[rows], out=dweight[e])
+            self.multiply(g[rows], weight[e], dx[rows])
+            self.multiply(g[rows].T, x[rows], dweight[e])
         return dx, dweight
 
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
@@ -397,7 +404,7 @@ class ReferenceBackend:
         dbias = None if bias is None else self.xp.zeros_like(bias)
         for start in range(0, len(x), LOSS_CHUNK):
             rows = slice(start, start + LOSS_CHUNK)
-            logits = x[rows] @ weight.T  # (rows, V)
+            logits = self.matmul(x[rows], weight.T)  # (rows, V)
             if bias is not None:
                 logits += bias
             bent = None if softcap is None else self.xp.tanh(logits / softcap)
@@ -406,8 +413,8 @@ class ReferenceBackend:
                 continue
             if bent is not None:
                 dlogits = dlogits * (1 - bent * bent)
-            dx[rows] = dlogits @ weight
-            dweight += dlogits.T @ x[rows]
+            self.multiply(dlogits, weight, dx[rows])
+            self.multiply(dlogits.T, x[rows], dweight, add=True)
             if dbias is not None:
                 dbias += dlogits.sum(axis=0)
         return losses, dx, dweight, dbias

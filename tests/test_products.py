@@ -1,0 +1,117 @@
+"""Products and causal attention of our own against NumPy in float64: any shape, any layout, added or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinymoe.backend.reference import AttentionRules, ReferenceBackend
+
+pytest.importorskip("numba")
+
+from tinymoe.backend.numba_cpu import FEW, NumbaBackend
+from tinymoe.backend.numba_product import DEPTH, NEAR, PANEL, ROWS
+
+SIZES = st.one_of(st.integers(1, 3 * ROWS), st.sampled_from([PANEL - 1, PANEL, PANEL + 1, 2 * PANEL, 5 * PANEL + 7]))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A backend whose products are made by one thread each."""
+    backend = NumbaBackend()
+    with backend.one_thread_each():
+        yield backend
+
+
+def matrix(random, rows, columns, across):
+    values = random.normal(size=(columns, rows) if across else (rows, columns)).astype(np.float32)
+    return values.T if across else values
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIZES, SIZES, st.integers(1, 70), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 9))
+def test_a_product_of_any_shape_and_layout(alone, m, n, k, a_across, b_across, add, seed):
+    random = np.random.default_rng(seed)
+    a, b = matrix(random, m, k, a_across), matrix(random, k, n, b_across)
+    out = random.normal(size=(m, n)).astype(np.float32)
+    expected = a.astype(np.float64) @ b + (out if add else 0)
+    alone.multiply(a, b, out, add)
+    np.testing.assert_allclose(out, expected, atol=2e-5 * np.sqrt(k), rtol=1e-5)
+    np.testing.assert_allclose(alone.matmul(a, b), a.astype(np.float64) @ b, atol=2e-5 * np.sqrt(k), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(33, 2 * DEPTH + 5, 70), (20, DEPTH, NEAR // DEPTH + PANEL + 3)])
+@pytest.mark.parametrize("add", [False, True])
+def test_a_product_that_is_cut_into_blocks(alone, m, k, n, add):
+    random = np.random.default_rng(0)
+    a, b, out = (random.normal(size=shape).astype(np.float32) for shape in ((m, k), (k, n), (m, n)))
+    expected = a.astype(np.float64) @ b + (out if add else 0)
+    alone.multiply(a, b, out, add)
+    np.testing.assert_allclose(out, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_only_its_own_place_is_written(alone, across):
+    random, room = np.random.default_rng(0), np.full((40, 50), 7, dtype=np.float32)
+    a, b = matrix(random, 19, 23, across), matrix(random, 23, 41, across)
+    alone.multiply(a, b, room[5:24, 3:44])
+    np.testing.assert_allclose(room[5:24, 3:44], a @ b, atol=1e-4)
+    room[5:24, 3:44] = 7
+    assert (room == 7).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_none_stays_so(alone, value):
+    a, b = np.ones((ROWS + 1, 8), np.float32), np.ones((8, FEW), np.float32)
+    a[3, 2] = value
+    assert not np.isfinite(alone.matmul(a, b)[3]).any() and np.isfinite(np.delete(alone.matmul(a, b), 3, 0)).all()
+
+
+def test_a_product_of_nothing(alone):
+    out = np.ones((FEW, FEW), np.float32)
+    alone.multiply(np.empty((FEW, 0), np.float32), np.empty((0, FEW), np.float32), out, add=True)
+    assert (out == 1).all()
+    alone.multiply(np.empty((FEW, 0), np.float32), np.empty((0, FEW), np.float32), out)
+    assert not out.any() and alone.matmul(np.empty((0, 3), np.float32), np.ones((3, 20), np.float32)).shape == (0, 20)
+
+
+def test_matrices_of_another_kind_are_left_to_blas(alone):
+    random = np.random.default_rng(0)
+    wide, strided = random.normal(size=(20, 20)), random.normal(size=(40, 40)).astype(np.float32)[::2, ::2]
+    for matrix in (wide, strided):
+        np.testing.assert_allclose(alone.matmul(matrix, matrix), matrix @ matrix, rtol=1e-5, atol=1e-5)
+        assert alone.matmul(matrix, matrix).dtype == matrix.dtype
+    with pytest.raises(ValueError):
+        alone.matmul(np.ones((20, 3), np.float32), np.ones((4, 20), np.float32))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    *(st.integers(1, 2), st.integers(1, 70), st.integers(0, 40)),
+    *(st.sampled_from([(1, 1), (2, 2), (4, 2)]), st.integers(1, 70), st.integers(1, 40), st.integers(0, 9)),
+)
+def test_causal_attention_of_any_shape(B, T, past, heads, D, E, seed):
+    (H, K), S, random = heads, T + past, np.random.default_rng(seed)
+    shapes = (B, T, H, D), (B, S, K, D), (B, S, K, E), (B, T, H, E)
+    q, k, v, g = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+    rules, found, expected = AttentionRules(scale=D**-0.5), [], []
+    for backend, dtype, results in ((NumbaBackend(), np.float32, found), (ReferenceBackend(), np.float64, expected)):
+        inputs = [x.astype(dtype) for x in (q, k, v)]
+        out, lse = backend.attention(*inputs, None, rules)
+        *grads, sinks = backend.attention_backward(g.astype(dtype), *inputs, None, rules, out, lse)
+        assert sinks is None
+        results += [out, lse, *grads]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == np.float32 and ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_a_score_that_is_none_spoils_its_own_query_only():
+    random = np.random.default_rng(0)
+    q, k, v = (random.normal(size=(1, 40, 1, 8)).astype(np.float32) for _ in range(3))
+    q[0, 33] = np.nan
+    out, lse = NumbaBackend().attention(q, k, v, None, AttentionRules(scale=1.0))
+    assert np.isnan(out[0, 33]).all() and np.isnan(lse[0, 0, 0, 33]).all()
+    assert np.isfinite(np.delete(out[0], 33, 0)).all()
