@@ -358,21 +358,25 @@ class NumbaBackend(ReferenceBackend):
 
     def __init__(self) -> None:
         self.threads: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
-        self._alone = self.threads == 1  # whether products are made by one thread each
+        self._each_alone = False  # whether an operation gets one thread, as others are at work
         _keep_freed_memory()
+
+    @property
+    def _alone(self) -> bool:
+        return self._each_alone or self.threads == 1
 
     @contextmanager
     def one_thread_each(self) -> Iterator[None]:
         """BLAS computes in the thread that calls it, and starts none."""
         pools = thread_pools()
-        before, alone = [pool.get_num_threads() for pool in pools], self._alone
+        before, alone = [pool.get_num_threads() for pool in pools], self._each_alone
         try:
             for pool in pools:
                 pool.set_num_threads(1)
-            self._alone = True
+            self._each_alone = True
             yield
         finally:
-            self._alone = alone
+            self._each_alone = alone
             for pool, threads in zip(pools, before, strict=True):
                 pool.set_num_threads(threads)
 
