@@ -11,6 +11,7 @@ from tinymoe.backend.reference import AttentionRules, ReferenceBackend
 
 pytest.importorskip("numba")
 
+from tinymoe.backend import numba_cpu
 from tinymoe.backend.numba_cpu import FEW, NumbaBackend
 from tinymoe.backend.numba_product import DEPTH, NEAR, PANEL, ROWS
 
@@ -19,9 +20,10 @@ SIZES = st.one_of(st.integers(1, 3 * ROWS), st.sampled_from([PANEL - 1, PANEL, P
 
 @pytest.fixture(scope="module")
 def alone():
-    """A backend whose products are made by one thread each."""
+    """A backend whose products are made by one thread each, and by us, on whatever processor."""
     backend = NumbaBackend()
-    with backend.one_thread_each():
+    with pytest.MonkeyPatch.context() as patch, backend.one_thread_each():
+        patch.setattr(numba_cpu, "FASTER", True)
         yield backend
 
 
@@ -115,3 +117,38 @@ def test_a_score_that_is_none_spoils_its_own_query_only():
     out, lse = NumbaBackend().attention(q, k, v, None, AttentionRules(scale=1.0))
     assert np.isnan(out[0, 33]).all() and np.isnan(lse[0, 0, 0, 33]).all()
     assert np.isfinite(np.delete(out[0], 33, 0)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_who_makes_a_product(threads, monkeypatch):
+    made = []
+    monkeypatch.setattr(numba_cpu, "FASTER", True)
+    monkeypatch.setattr(numba_cpu, "_multiply", lambda *a: made.append("ours"))
+    monkeypatch.setattr(backend := NumbaBackend(), "threads", threads)
+    a = np.ones((FEW, FEW), np.float32)
+    backend.matmul(a, a)
+    assert len(made) == (threads == 1)
+    with backend.one_thread_each():
+        backend.matmul(a, a)
+        backend.matmul(a[: FEW - 1], a)
+        backend.matmul(a[None], a[None])
+    assert len(made) == 1 + (threads == 1)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_groups_of_rows_by_either(faster, monkeypatch):
+    """Also empty groups, and such of a single row."""
+    monkeypatch.setattr(numba_cpu, "FASTER", faster)
+    monkeypatch.setattr(backend := NumbaBackend(), "threads", 1)
+    random, offsets = np.random.default_rng(0), [0, 17, 17, 18, 60]
+    x, weight, g = (random.normal(size=s).astype(np.float32) for s in ((60, 20), (4, 24, 20), (60, 24)))
+    reference, wide = ReferenceBackend(), [a.astype(np.float64) for a in (g, x, weight)]
+    np.testing.assert_allclose(
+        backend.grouped_linear(x, weight, offsets), reference.grouped_linear(*wide[1:], offsets), atol=1e-5
+    )
+    for ours, theirs in zip(
+        backend.grouped_linear_backward(g, x, weight, offsets),
+        reference.grouped_linear_backward(*wide, offsets),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

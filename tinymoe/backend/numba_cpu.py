@@ -1,7 +1,7 @@
 """The fast CPU backend: the reference's hot kernels as parallel loops that touch memory once.
 
-Matrix products stay with NumPy's BLAS, which already runs at the processor's peak. What is fused here is
-everything between them, where NumPy makes one pass over memory, and one temporary array, per operation.
+Between matrix products, NumPy makes one pass over memory, and one temporary array, per operation; here they are fused.
+The products themselves are our own where a thread makes them for itself (`numba_product`), and else NumPy's BLAS.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .blas import thread_pools
 from .decoding import DecoderWeights
 from .kernel_cache import forget_stale_kernels
 from .numba_attention import causal_attention, causal_attention_backward
-from .numba_product import multiply
+from .numba_product import FASTER, multiply
 from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
 
 forget_stale_kernels(Path(__file__).parent)
@@ -125,6 +125,21 @@ def _from_key_overload(key):  # type: ignore[no-untyped-def]
 @_kernel
 def _multiply(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def]
     multiply(a, a_across, b, b_across, c, keep)
+
+
+@_kernel
+def _grouped(x, weight, offsets, y):  # type: ignore[no-untyped-def]
+    for e in range(len(weight)):
+        rows = slice(offsets[e], offsets[e + 1])
+        multiply(x[rows], False, weight[e], True, y[rows], False)
+
+
+@_kernel
+def _grouped_backward(g, x, weight, offsets, dx, dweight):  # type: ignore[no-untyped-def]
+    for e in range(len(weight)):
+        rows = slice(offsets[e], offsets[e + 1])
+        multiply(g[rows], False, weight[e], False, dx[rows], False)
+        multiply(g[rows], True, x[rows], False, dweight[e], False)
 
 
 @_kernel
@@ -276,9 +291,11 @@ def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
             losses[i] = 0
             line[:] = 0
             continue
-        top = line[0]
+        highest = _to_key(line[0])
         for j in range(vocab):
-            top = max(top, line[j])
+            key = _to_key(line[j])
+            highest = key if key > highest else highest
+        top = _from_key(highest)
         picked = line[targets[i]] - top
         total = logits.dtype.type(0)
         for j in range(vocab):
@@ -362,8 +379,9 @@ class NumbaBackend(ReferenceBackend):
         _keep_freed_memory()
 
     @property
-    def _alone(self) -> bool:
-        return self._each_alone or self.threads == 1
+    def _ours(self) -> bool:
+        """Whether products are ours: by one thread for itself, on processors where that is faster."""
+        return FASTER and (self._each_alone or self.threads == 1)
 
     @contextmanager
     def one_thread_each(self) -> Iterator[None]:
@@ -387,8 +405,8 @@ class NumbaBackend(ReferenceBackend):
         return CompiledDecoder(weights)
 
     def matmul(self, a: Array, b: Array) -> Array:
-        """By one thread for itself our own product, which fetches what it needs next while it computes; else BLAS."""
-        if not (self._alone and a.ndim == b.ndim == 2):
+        """Our own product, which fetches what it needs next while it computes, or BLAS."""
+        if not (self._ours and a.ndim == b.ndim == 2):
             return a @ b
         out = np.empty((len(a), b.shape[1]), a.dtype)
         self.multiply(a, b, out)
@@ -396,7 +414,7 @@ class NumbaBackend(ReferenceBackend):
 
     def multiply(self, a: Array, b: Array, out: Array, add: bool = False) -> None:
         """As in `matmul`."""
-        if not (self._alone and _is_ours(a, b, out)):
+        if not (self._ours and _suits(a, b, out)):
             return super().multiply(a, b, out, add)
         across = not a.flags.c_contiguous, not b.flags.c_contiguous
         _multiply(a.T if across[0] else a, across[0], b.T if across[1] else b, across[1], out, add)
@@ -511,6 +529,28 @@ class NumbaBackend(ReferenceBackend):
         _top_k(np.ascontiguousarray(scores), chosen)
         return chosen
 
+    def grouped_linear(self, x: Array, weight: Array, offsets: Sequence[int]) -> Array:
+        """All experts in one call, where products are ours."""
+        if not self._groups_are_ours(x, weight):
+            return super().grouped_linear(x, weight, offsets)
+        y = np.empty((len(x), weight.shape[1]), x.dtype)
+        _grouped(np.ascontiguousarray(x), weight, np.array(offsets), y)
+        return y
+
+    def grouped_linear_backward(
+        self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
+    ) -> tuple[Array, Array]:
+        """As in `grouped_linear`."""
+        if not self._groups_are_ours(x, weight):
+            return super().grouped_linear_backward(g, x, weight, offsets)
+        dx, dweight = np.empty_like(x), np.empty_like(weight)
+        _grouped_backward(np.ascontiguousarray(g), np.ascontiguousarray(x), weight, np.array(offsets), dx, dweight)
+        return dx, dweight
+
+    def _groups_are_ours(self, x: Array, weight: Array) -> bool:
+        whole = weight.flags.c_contiguous and x.dtype == weight.dtype == np.float32
+        return self._ours and whole and min(weight.shape[1:]) >= FEW
+
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
         """Each token sums up its own rows."""
         y = np.empty((len(weights), rows.shape[-1]), dtype=rows.dtype)
@@ -564,8 +604,8 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 1 << 30)
 
 
-def _is_ours(a: Array, b: Array, out: Array) -> bool:
-    """Whether our own product makes this one: float32, of some size, both matrices in one piece or transposed so."""
+def _suits(a: Array, b: Array, out: Array) -> bool:
+    """Whether our own product can make this one: float32, of some size, both matrices in one piece or transposed so."""
     fits = a.shape[1] == b.shape[0] and out.shape == (len(a), b.shape[1]) and min(out.shape) >= FEW
     return fits and a.dtype == b.dtype == np.float32 and a.flags.forc and b.flags.forc and out.strides[1] == 4
 

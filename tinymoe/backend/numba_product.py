@@ -29,6 +29,7 @@ VECTOR = 16 if _WIDE else 8
 ROWS = 14 if _WIDE else 6  # of a tile
 PANEL = 2 * VECTOR  # its columns
 DEPTH = 256  # products summed up in registers before they are written
+FASTER = _WIDE  # than BLAS; with narrower registers, of which there are fewer, both take the same time
 NEAR = 96 * 1024  # numbers of a block of panels: what fits the second cache beside the rest
 
 _kernel = numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -83,10 +84,8 @@ def _tile(rows: int, vectors: int) -> Any:
                     for total, factor in zip(sums, factors, strict=True):
                         product = builder.fmul(spread(builder, number), factor, flags=["contract"])
                         builder.store(builder.fadd(product, builder.load(total), flags=["contract"]), total)
-            places = [
-                [_at(builder, builder.add(c, builder.mul(c_row, _long(row))), 4 * VECTOR * n, _vector) for n in range(vectors)]
-                for row in range(rows)
-            ]
+            lines = [builder.add(c, builder.mul(c_row, _long(row))) for row in range(rows)]
+            places = [[_at(builder, line, 4 * VECTOR * n, _vector) for n in range(vectors)] for line in lines]
             whole = builder.icmp_signed(">=", columns, _long(vectors * VECTOR))
             with builder.if_else(whole) as (plainly, in_part):
                 with plainly:
