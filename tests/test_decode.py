@@ -22,6 +22,7 @@ from tinymoe.posttrain.lora import LoraConfig, add_lora
 from tinymoe.posttrain.rollout import Rollouts, rollouts, take_rows
 
 numba = pytest.importorskip("numba")
+numba_product = pytest.importorskip("tinymoe.backend.numba_product")
 
 SHAPE = {
     "vocab_size": 29,
@@ -153,25 +154,23 @@ def test_models_with_other_parts_take_the_ordinary_way(name, calls):
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="without the compiler there are no registers to choose")
 @pytest.mark.parametrize("add", [False, True])
-def test_products_have_the_same_bits_in_registers_of_every_width(add):
+@pytest.mark.parametrize("columns", [8, 16, numba_product.PANEL])
+def test_products_have_the_same_bits_in_registers_of_every_width(columns, add):
     from tinymoe.backend import numba_decode as kernels
 
     @numba.njit
-    def tiles(by_row, by_wide, by_half, w, x, add):
+    def products(by_row, at_once, w, x, add):
         for block in range(len(x)):
-            for row in range(0, len(w), 4):
-                kernels._half_tile(by_half, w, x, block, row, add)
-                for one in range(row, row + 4):
-                    kernels._row(by_row, w, x, block, one, add)
-                if row % 8 == 0:
-                    kernels._tile(kernels._wide_zeros(), by_wide, w, x, block, row, add)
+            for row in range(len(w)):
+                kernels._row(by_row, w, x, block, row, add)
+        kernels._product(at_once, w, x, add)
 
     random = np.random.default_rng(0)
-    w, x = (random.normal(size=shape).astype(np.float32) for shape in ((16, 37), (3, 37, 16)))
-    found = [np.ones((3, 16, 16), dtype=np.float32) for _ in range(3)]
-    tiles(*found, w, x, add)
-    np.testing.assert_allclose(found[0], w @ x + add, rtol=1e-4, atol=1e-5)
-    assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
+    w, x = (random.normal(size=shape).astype(np.float32) for shape in ((29, 37), (3, 37, columns)))
+    by_row, at_once = np.ones((2, 3, 29, columns), dtype=np.float32)
+    products(by_row, at_once, w, x, add)
+    np.testing.assert_allclose(by_row, w @ x + add, rtol=1e-4, atol=1e-5)
+    assert (by_row == at_once).all()
 
 
 def test_a_long_text_outgrows_the_cache_again_and_again(calls):

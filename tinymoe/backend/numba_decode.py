@@ -8,7 +8,7 @@ Activations are laid out as (blocks, channels, L): L texts of a batch side by si
 weight, read once, multiplies a vector of them. Up to four texts take one block each, of one column.
 
     B batch   C hidden_size   H query heads   K key/value heads   G = H / K   D head_dim
-    L texts side by side, a column each: 1, 8 or 16
+    L texts side by side, a column each: 1, 8, 16, or 32 where registers are wide
 """
 
 # Numba itself gives intrinsics their first argument.
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import Signature
@@ -31,6 +31,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts, Turns
 from .numba_cpu import _FASTMATH, _exp, _from_key, _kernel, _to_key
+from .numba_product import PANEL, one_tile, tile_rows
 from .reference import Array
 
 # For what is called once or more for each text: handing over arrays would cost more than the arithmetic.
@@ -49,10 +50,6 @@ _EMBEDDING, _LAST_NORM, _OUTPUT, _OUTPUT_BIAS = range(4)
 
 # Places in the table of cached layers.
 _KEYS, _VALUES, _CAPACITY, _START, _STOP, _TURN = range(6)
-
-
-# Whether a register of the processor holds twice as many.
-_HAS_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
 
 
 class _Vector(types.Type):
@@ -267,18 +264,18 @@ def _product_overload(y, w, x, add):  # type: ignore[no-untyped-def]
                 for j in range(together, rows):
                     y[block, j, 0] = _lone(w, x, block, j) + (y[block, j, 0] if add else np.float32(0))
             return
-        tile = 8 if columns == _VECTOR or _HAS_WIDE else 4
-        for j in range(0, rows, tile):
+        if columns == PANEL:
+            _in_panels(y, w, x, add)
+            return
+        for j in range(0, rows, 8):
             for block in range(blocks):
-                if rows - j < tile:
+                if rows - j < 8:
                     for row in range(j, rows):
                         _row(y, w, x, block, row, add)
                 elif columns == _VECTOR:
                     _tile(_zeros(), y, w, x, block, j, add)
-                elif _HAS_WIDE:
-                    _tile(_wide_zeros(), y, w, x, block, j, add)
                 else:
-                    _half_tile(y, w, x, block, j, add)
+                    _tile(_wide_zeros(), y, w, x, block, j, add)
 
     return product
 
@@ -337,7 +334,7 @@ def _row(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
 @_kernel
 def _tile(zeros, y, w, x, block, row, add):  # type: ignore[no-untyped-def]
     """Eight rows times one vector of texts, which may be a wide one. Every sum has one order, here and in `_row` and
-    `_half_tile`: what a text is answered depends on no other."""
+    `_in_panels`: what a text is answered depends on no other."""
     inner, columns = x.shape[1:]
     place, start = (block * y.shape[1] + row) * columns, block * inner * columns
     w0, w1, w2, w3 = row * inner, (row + 1) * inner, (row + 2) * inner, (row + 3) * inner
@@ -361,26 +358,19 @@ def _tile(zeros, y, w, x, block, row, add):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _half_tile(y, w, x, block, row, add):  # type: ignore[no-untyped-def]
-    """Four rows times two vectors of texts: a processor without wide registers has too few for eight."""
-    inner, place, start = x.shape[1], (block * y.shape[1] + row) * 2 * _VECTOR, block * x.shape[1] * 2 * _VECTOR
-    w0, w1, w2, w3 = row * inner, (row + 1) * inner, (row + 2) * inner, (row + 3) * inner
-    t0 = t1 = t2 = t3 = u0 = u1 = u2 = u3 = _zeros()
-    for i in range(inner):
-        if i % _LINE == 0 and block == 0:
-            for n in range(4):
-                _fetch(w, w0 + (4 + n) * inner + i)
-        left, right = _load(x, start + 2 * i * _VECTOR), _load(x, start + (2 * i + 1) * _VECTOR)
-        weight = _spread(w, w0 + i)
-        t0, u0 = _add_product(weight, left, t0), _add_product(weight, right, u0)
-        weight = _spread(w, w1 + i)
-        t1, u1 = _add_product(weight, left, t1), _add_product(weight, right, u1)
-        weight = _spread(w, w2 + i)
-        t2, u2 = _add_product(weight, left, t2), _add_product(weight, right, u2)
-        weight = _spread(w, w3 + i)
-        t3, u3 = _add_product(weight, left, t3), _add_product(weight, right, u3)
-    for n, t in enumerate((t0, u0, t1, u1, t2, u2, t3, u3)):
-        _finish(y, place + n * _VECTOR, t, add)
+def _in_panels(y, w, x, add):  # type: ignore[no-untyped-def]
+    """Blocks of texts that are panels of a product as in training: its tiles, with nothing to lay out."""
+    rows, (blocks, inner, _), j = len(w), x.shape, 0
+    while j < rows:
+        count = tile_rows(rows - j)
+        here, step = w.ctypes.data + 4 * j * inner, 4 * count
+        ahead = here + step * inner
+        for block in range(blocks):
+            panel = x.ctypes.data + 4 * block * inner * PANEL
+            place = y.ctypes.data + 4 * (block * rows + j) * PANEL
+            one_tile(count, inner, here, 4 * inner, 4, (panel, place, 4 * PANEL, PANEL, add, ahead, step))
+            step = 0
+        j += count
 
 
 @_kernel
@@ -777,6 +767,12 @@ def _feed_forward(tables, work, layer):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _side_by_side(texts):  # type: ignore[no-untyped-def]
+    """How many texts a block of several has: what fits a register, or a panel."""
+    return _VECTOR if texts <= _VECTOR else 2 * _VECTOR if texts <= 2 * _VECTOR else PANEL
+
+
+@_kernel
 def _hand_over(scores, out):  # type: ignore[no-untyped-def]
     """Scores (blocks, V, L), row by row, to out (B, V); sixteen at a time, so that what is read stays near."""
     columns, size = scores.shape[2], out.shape[1]
@@ -842,7 +838,7 @@ class CompiledDecoder:
 
     def _memory(self, batch: int, seen: int) -> _Work:
         """Buffers for so many texts, kept for the next step where they fit."""
-        columns = 1 if batch <= _VECTOR // 2 else _VECTOR if batch <= _VECTOR else 2 * _VECTOR
+        columns = 1 if batch <= _VECTOR // 2 else _side_by_side(batch)
         blocks, old, (*sizes, scratch) = -(-batch // columns), self.work, self.sizes(seen)
         if old is not None and old.x.shape == (blocks, sizes[0], columns) and len(old.scratch) >= scratch:
             return old

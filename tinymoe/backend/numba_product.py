@@ -277,7 +277,7 @@ def _multiply_panels_overload(a, across, panels, c, keep):  # type: ignore[no-un
         (m, n), depth, i = c.shape, panels.shape[1], 0
         strip = _lines(depth * VECTOR if across else 0)
         while i < m:
-            rows = _rows(m - i)
+            rows = tile_rows(m - i)
             if across:
                 here, row, column = a.ctypes.data + 4 * i, 4, a.strides[0]
                 ahead, step = here + 4 * (2 * ROWS - 1), column
@@ -292,7 +292,7 @@ def _multiply_panels_overload(a, across, panels, c, keep):  # type: ignore[no-un
                 panel, columns = panels.ctypes.data + p * panels.strides[0], n - p * PANEL
                 place = c.ctypes.data + i * c.strides[0] + 4 * p * PANEL
                 rest = (panel, place, c.strides[0], columns, keep, ahead, step)
-                _one_tile(rows, depth, here, row, column, rest)
+                one_tile(rows, depth, here, row, column, rest)
                 ahead, step = ahead + (0 if across else depth * step), 0 if across else step
             i += rows
 
@@ -300,7 +300,7 @@ def _multiply_panels_overload(a, across, panels, c, keep):  # type: ignore[no-un
 
 
 @_kernel
-def _rows(left):  # type: ignore[no-untyped-def]
+def tile_rows(left):  # type: ignore[no-untyped-def]
     """How many rows the next tile has."""
     if left >= ROWS:
         return ROWS
@@ -308,7 +308,8 @@ def _rows(left):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _one_tile(rows, depth, here, row, column, rest):  # type: ignore[no-untyped-def]
+def one_tile(rows, depth, here, row, column, rest):  # type: ignore[no-untyped-def]
+    """Rows of a product times a panel (see `_tile`): `rest` is panel, place, its stride, columns, keep, ahead, step."""
     panel, place, line, columns, keep, ahead, step = rest
     if rows == ROWS and columns > VECTOR:
         _tile_full(depth, here, row, column, panel, place, line, columns, keep, ahead, step)

@@ -7,7 +7,7 @@ A text's tokens do not depend on what else is in the batch, to the last bit, so 
 way.
 
     B texts   n tokens of each   H query heads   K key/value heads   D head_dim   V vocabulary
-    L texts side by side, a column each: 1, 8 or 16
+    L texts side by side, a column each: 1, 8, 16, or 32 where registers are wide
 """
 
 # Numba itself gives intrinsics their first argument.
@@ -48,11 +48,13 @@ from .numba_decode import (
     _norm,
     _project,
     _scores,
+    _side_by_side,
     _softmax,
     _Tables,
     _take,
     _Work,
 )
+from .numba_product import PANEL
 from .numba_sampling import choose, make_choice
 from .reference import Array
 
@@ -108,7 +110,7 @@ def sample_answers(decoder: CompiledDecoder, answers: Answers, prompts: Sequence
 def _memory(decoder: CompiledDecoder, texts: int, seen: int) -> _Work:
     """Buffers for so many texts, to be cut to the number of those that go on."""
     *sizes, scratch = decoder.sizes(seen)
-    columns = -(-texts // (2 * _VECTOR)) * 2 * _VECTOR
+    columns = -(-texts // PANEL) * PANEL
     # Zeros, since columns that no text uses are computed along.
     return _Work(*[np.zeros(size, np.float32) for size in (*(size * columns for size in sizes), scratch)])
 
@@ -151,7 +153,7 @@ def _sample(first, stop, texts, tables, turns, work, dim, out, choice):  # type:
 @_kernel
 def _shaped(work, texts, count, channels):  # type: ignore[no-untyped-def]
     """The memory of a step for `count` texts, all that are left of so many."""
-    columns = 1 if texts <= _VECTOR // 2 else _VECTOR if count <= _VECTOR else 2 * _VECTOR
+    columns = 1 if texts <= _VECTOR // 2 else _side_by_side(count)
     blocks, most = (count + columns - 1) // columns, len(work.x) // channels
     return _Work(
         _cut(work.x, blocks, columns, most),
