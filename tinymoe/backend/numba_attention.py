@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from .numba_product import PANEL, ROWS, VECTOR, before, lay_out, multiply_panels, spread
+from .numba_product import PANEL, ROWS, VECTOR, before, folded, lay_out, multiply_panels, spread
 
 BLOCK = 2 * ROWS  # queries of a head whose scores are held at a time
 
@@ -35,20 +35,6 @@ _vector, _wholes = ir.VectorType(_float, VECTOR), ir.VectorType(_whole, VECTOR)
 def _many(number: float) -> Any:
     """A vector of one constant."""
     return ir.Constant(_vector, [number] * VECTOR)
-
-
-def _folded(builder: Any, x: Any, join: Callable[[Any, Any], Any]) -> Any:
-    """A vector's numbers joined to one: its halves, then theirs."""
-    width = VECTOR
-    while width > 1:
-        width //= 2
-        undefined, order = ir.Constant(x.type, ir.Undefined), ir.VectorType(_whole, width)
-        halves = [
-            builder.shuffle_vector(x, undefined, ir.Constant(order, list(range(start, start + width))))
-            for start in (0, width)
-        ]
-        x = join(*halves)
-    return builder.extract_element(x, _whole(0))
 
 
 def _exp(builder: Any, x: Any) -> Any:
@@ -108,7 +94,7 @@ def _highest_at(typing_context: Any, row: Any, count: Any) -> tuple[Signature, C
             builder.store(builder.select(builder.fcmp_ordered(">", x, so_far), x, so_far), best)
 
         line.each(work)
-        return _folded(
+        return folded(
             builder, builder.load(best), lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b)
         )
 
@@ -134,7 +120,7 @@ def _weigh_at(
             builder.store(builder.fadd(builder.load(total), weight), total)
 
         line.each(work)
-        return _folded(builder, builder.load(total), builder.fadd)
+        return folded(builder, builder.load(total), builder.fadd)
 
     return types.float32(types.int64, types.int64, types.float32, types.float32), generate
 

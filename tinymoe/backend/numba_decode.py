@@ -25,13 +25,12 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, models, overload, register_model
 
 from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts, Turns
 from .numba_cpu import _FASTMATH, _exp, _from_key, _kernel, _to_key
-from .numba_product import PANEL, one_tile, tile_rows
+from .numba_product import PANEL, fetch, folded, one_tile, spread, tile_rows
 from .reference import Array
 
 # For what is called once or more for each text: handing over arrays would cost more than the arithmetic.
@@ -125,21 +124,15 @@ def _spread_like(typing_context: Any, like: Any, array: Any, index: Any) -> tupl
 
 
 def _repeated(context: Any, builder: Any, vector: Any, array_type: Any, array: Any, index: Any) -> Any:
-    return _filled(builder, builder.load(_place(context, builder, array_type, array, index)), vector.width)
+    return spread(builder, builder.load(_place(context, builder, array_type, array, index)), vector.width)
 
 
 @intrinsic
 def _fill(typing_context: Any, number: Any) -> tuple[Signature, Callable[..., Any]]:
     """A vector of one number, many times."""
-    return _vector(types.float32), lambda context, builder, signature, arguments: _filled(
+    return _vector(types.float32), lambda context, builder, signature, arguments: spread(
         builder, arguments[0], _VECTOR
     )
-
-
-def _filled(builder: Any, number: Any, width: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(ir.FloatType(), width), ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), width), None))
 
 
 @intrinsic
@@ -192,36 +185,18 @@ def _neighbors(typing_context: Any, x: Any, y: Any) -> tuple[Signature, Callable
 @intrinsic
 def _sum(typing_context: Any, x: Any) -> tuple[Signature, Callable[..., Any]]:
     """The sum of a vector's numbers: halves are added until one is left."""
-
-    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        x, width = arguments[0], _VECTOR
-        while width > 1:
-            width //= 2
-            undefined, order = ir.Constant(x.type, ir.Undefined), ir.VectorType(ir.IntType(32), width)
-            halves = [
-                builder.shuffle_vector(x, undefined, ir.Constant(order, list(range(start, start + width))))
-                for start in (0, width)
-            ]
-            x = builder.fadd(*halves)
-        return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(_vector), generate
+    return types.float32(_vector), lambda context, builder, signature, arguments: folded(
+        builder, arguments[0], builder.fadd
+    )
 
 
 @intrinsic
 def _fetch(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Callable[..., Any]]:
-    """Begin to bring a place of memory near, without waiting for it; it may lie outside the array.
-
-    It comes as near as the second cache: what is needed now stays undisturbed in the first one.
-    """
+    """Begin to bring a place of memory near, without waiting for it; it may lie outside the array."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        place = builder.bitcast(_place(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
-        whole = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), whole, whole, whole])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        hints = (ir.Constant(whole, number) for number in (0, 2, 1))  # to read, how near, numbers and not code
-        builder.call(prefetch, [place, *hints])
+        place = _place(context, builder, signature.args[0], *arguments)
+        fetch(builder, builder.bitcast(place, ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate

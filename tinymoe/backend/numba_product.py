@@ -75,7 +75,7 @@ def _tile(rows: int, vectors: int) -> Any:
             totals = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
             starts = [builder.add(a, builder.mul(a_row, _long(row))) for row in range(rows)]
             with cgutils.for_range(builder, depth, intp=_long) as loop:
-                _fetch(builder, builder.add(ahead, builder.mul(loop.index, step)))
+                fetch(builder, _at(builder, builder.add(ahead, builder.mul(loop.index, step)), 0, _byte))
                 line = builder.add(panel, builder.mul(loop.index, _long(4 * PANEL)))
                 factors = [builder.load(_at(builder, line, 4 * VECTOR * n, _vector), align=4) for n in range(vectors)]
                 offset = builder.mul(loop.index, a_column)
@@ -101,12 +101,12 @@ def _tile(rows: int, vectors: int) -> Any:
     return tile
 
 
-def _fetch(builder: Any, address: Any) -> None:
-    """Begin to bring what lies at an address near, without waiting for it."""
+def fetch(builder: Any, place: Any) -> None:
+    """Begin to bring what lies at a pointer near, without waiting for it; it may lie outside of any array."""
     kind = ir.FunctionType(ir.VoidType(), [_byte.as_pointer(), _short, _short, _short])
-    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-    # To read, as near as the second cache, numbers and not code.
-    builder.call(fetch, [_at(builder, address, 0, _byte), _short(0), _short(2), _short(1)])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    # To read, as near as the second cache (what is needed now stays undisturbed in the first), numbers and not code.
+    builder.call(prefetch, [place, _short(0), _short(2), _short(1)])
 
 
 def _write(builder: Any, totals: Any, places: Any, keep: Any, masks: Any) -> None:
@@ -139,11 +139,25 @@ def before(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", lanes, spread(builder, count))
 
 
-def spread(builder: Any, number: Any) -> Any:
+def spread(builder: Any, number: Any, width: int = VECTOR) -> Any:
     """A vector of one number, many times."""
-    kind = ir.VectorType(number.type, VECTOR)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, _short(0))
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), _order([0] * VECTOR))
+    undefined = ir.Constant(ir.VectorType(number.type, width), ir.Undefined)
+    first = builder.insert_element(undefined, number, _short(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_short, width), None))
+
+
+def folded(builder: Any, x: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """A vector's numbers joined to one: its halves, then theirs."""
+    width = x.type.count
+    while width > 1:
+        width //= 2
+        undefined, order = ir.Constant(x.type, ir.Undefined), ir.VectorType(_short, width)
+        halves = [
+            builder.shuffle_vector(x, undefined, ir.Constant(order, list(range(start, start + width))))
+            for start in (0, width)
+        ]
+        x = join(*halves)
+    return builder.extract_element(x, _short(0))
 
 
 _tile_full, _tile_8, _tile_4, _tile_2, _tile_1 = (_tile(rows, 2) for rows in (ROWS, 8, 4, 2, 1))
