@@ -23,6 +23,7 @@ from tinymoe.posttrain.rollout import Rollouts, rollouts, take_rows
 
 numba = pytest.importorskip("numba")
 numba_product = pytest.importorskip("tinymoe.backend.numba_product")
+CompiledDecoder = pytest.importorskip("tinymoe.backend.numba_decode").CompiledDecoder
 
 SHAPE = {
     "vocab_size": 29,
@@ -60,6 +61,7 @@ MODELS = {
         "no_rope_layers": (1, 0),
     },
 }
+LARGE = {"hidden_size": 64, "head_dim": 64, "intermediate_size": 700, "vocab_size": 1031}  # worth sharing
 COMPILED = ["llama-nano", "mistral-nano", "qwen2-nano", "qwen3-nano", "phi3-nano"]
 ORDINARY = ["gpt2-nano", "bloom-nano", "falcon-nano", "gemma-nano", "gemma2-nano", "mixtral-nano", "deepseek-v3-nano"]
 
@@ -163,7 +165,8 @@ def test_products_have_the_same_bits_in_registers_of_every_width(columns, add):
         for block in range(len(x)):
             for row in range(len(w)):
                 kernels._row(by_row, w, x, block, row, add)
-        kernels._product(at_once, w, x, add)
+        kernels._product(at_once, w, x, add, 16, len(w))
+        kernels._product(at_once, w, x, add, 0, 16)
 
     random = np.random.default_rng(0)
     w, x = (random.normal(size=shape).astype(np.float32) for shape in ((29, 37), (3, 37, columns)))
@@ -359,6 +362,40 @@ def test_answers_and_scores_do_not_depend_on_the_threads(threads, samples, monke
     for name in ("ids", "logps", "lengths", "finished"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
     np.testing.assert_array_equal(others, scores)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="without the compiler nobody helps")
+@pytest.mark.parametrize("batch", [1, 3, 11])
+@pytest.mark.parametrize("name", ["llama", "one key head, biases, tied", "windows"])
+def test_helpers_change_no_bit(name, batch, monkeypatch):
+    model = build(**{**MODELS[name], **LARGE})
+    ids, found, came = tokens(model, batch, 20), [], []
+    help_out = CompiledDecoder.help
+    monkeypatch.setattr(CompiledDecoder, "help", lambda self: came.append(help_out(self)))
+    monkeypatch.setattr(compiled, "LANE_PRODUCTS", 1)
+    monkeypatch.setattr(compiled, "LANE_TEXTS", 99)
+    for helpers in (0, 2):
+        monkeypatch.setattr(compiled, "HELPERS", helpers)
+        with using("numba"):
+            monkeypatch.setattr(current(), "threads", 3)
+            text = model.generate(ids, max_new_tokens=90, seed=1)
+        found.append((text, read(model, ids, [3, 16, 1])[0]))
+    (text, scores), (helped_text, helped_scores) = found
+    np.testing.assert_array_equal(helped_text, text)
+    np.testing.assert_array_equal(helped_scores, scores)
+    assert len(came) == 4
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="without the compiler nobody helps")
+def test_helpers_go_home_when_something_goes_wrong(samples, monkeypatch):
+    def stumble(self, answers, prompts, turns):
+        raise RuntimeError("stumbled")
+
+    monkeypatch.setattr(CompiledDecoder, "sample", stumble)
+    with using("numba"):
+        monkeypatch.setattr(current(), "threads", 3)
+        with pytest.raises(RuntimeError, match="stumbled"):
+            build().generate([1, 2, 3], max_new_tokens=5)
 
 
 def generations(model: CausalLM, prompt: np.ndarray, **options) -> list[np.ndarray]:

@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-# Seconds after which the threads of OpenBLAS, OpenMP and Numba sleep: they spin for up to 30 ms.
-PAUSE = 0.06
+# Seconds after which the threads of OpenBLAS, OpenMP and Numba sleep: they were seen to spin for up to 110 ms.
+PAUSE = 0.2
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -25,11 +26,27 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, models, overload, register_model
 
 from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts, Turns
 from .numba_cpu import _FASTMATH, _exp, _from_key, _kernel, _to_key
+from .numba_crew import (
+    CLOSED,
+    MOST,
+    NONE,
+    close_board,
+    done,
+    finish,
+    helped,
+    new_board,
+    open_board,
+    place_of,
+    post,
+    take,
+    wait,
+)
 from .numba_product import PANEL, fetch, folded, one_tile, spread, tile_rows
 from .reference import Array
 
@@ -50,6 +67,26 @@ _EMBEDDING, _LAST_NORM, _OUTPUT, _OUTPUT_BIAS = range(4)
 # Places in the table of cached layers.
 _KEYS, _VALUES, _CAPACITY, _START, _STOP, _TURN = range(6)
 
+_LINEARS, _LOOK = range(2)  # kinds of tasks
+_SHARE = 8192  # numbers that a thread reads before it looks for more to do; fewer are not worth a thread
+
+# What a crew is told of a task, arrays by their address: products of one x (blocks, inner, L), or the heads of one
+# text's attention.
+_TASK = np.dtype([
+    *[(name, "i8") for name in ("kind", "x", "blocks", "inner", "columns", "add", "rows", "layers")],
+    *[(name, "i8", (3,)) for name in ("first", "out", "y", "weight", "bias")],
+    *[(name, "i8") for name in ("q", "mixed", "rules", "scores", "width", "documents", "text", "texts", "numbered")],
+    *[(name, "i8") for name in ("heads", "groups", "dim", "shares", "places")],
+    *[(name, "i8", (2,)) for name in ("keys", "values", "capacity", "row", "start", "count")],
+])  # fmt: skip
+
+
+class _Crew(NamedTuple):
+    """Threads that compute a step together: their board (see `numba_crew`), and their task, (1,) of `_TASK`."""
+
+    board: Array
+    task: Array
+
 
 class _Vector(types.Type):
     """Numba's type of a vector register of float32 numbers."""
@@ -66,12 +103,6 @@ _vector, _wide = _Vector(_VECTOR), _Vector(2 * _VECTOR)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any):
         super().__init__(manager, kind, ir.VectorType(ir.FloatType(), kind.width))
-
-
-def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Pointer to a number of an array that lies in one piece, by its number in memory."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [index])
 
 
 @intrinsic
@@ -92,7 +123,7 @@ def _load_like(typing_context: Any, like: Any, array: Any, index: Any) -> tuple[
 
 def _loaded(context: Any, builder: Any, vector: Any, array_type: Any, array: Any, index: Any) -> Any:
     pointer = context.get_value_type(vector).as_pointer()
-    return builder.load(builder.bitcast(_place(context, builder, array_type, array, index), pointer), align=4)
+    return builder.load(builder.bitcast(place_of(context, builder, array_type, array, index), pointer), align=4)
 
 
 @intrinsic
@@ -100,7 +131,7 @@ def _store(typing_context: Any, array: Any, index: Any, x: Any) -> tuple[Signatu
     """Write a vector from a place on."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments[:2])
+        place = place_of(context, builder, signature.args[0], *arguments[:2])
         builder.store(arguments[2], builder.bitcast(place, arguments[2].type.as_pointer()), align=4)
         return context.get_dummy_value()
 
@@ -124,7 +155,7 @@ def _spread_like(typing_context: Any, like: Any, array: Any, index: Any) -> tupl
 
 
 def _repeated(context: Any, builder: Any, vector: Any, array_type: Any, array: Any, index: Any) -> Any:
-    return spread(builder, builder.load(_place(context, builder, array_type, array, index)), vector.width)
+    return spread(builder, builder.load(place_of(context, builder, array_type, array, index)), vector.width)
 
 
 @intrinsic
@@ -195,21 +226,27 @@ def _fetch(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Call
     """Begin to bring a place of memory near, without waiting for it; it may lie outside the array."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments)
+        place = place_of(context, builder, signature.args[0], *arguments)
         fetch(builder, builder.bitcast(place, ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
 
 
-@intrinsic
-def _pointer(typing_context: Any, address: Any) -> tuple[Signature, Callable[..., Any]]:
-    """An address as a pointer to float32 numbers."""
+def _pointer(kind: Any) -> Any:
+    """An intrinsic: an address as a pointer to numbers of this kind."""
 
-    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+    @intrinsic
+    def pointer(typing_context: Any, address: Any) -> tuple[Signature, Callable[..., Any]]:
+        pointer_type = types.CPointer(kind)
+        return pointer_type(types.intp), lambda context, builder, signature, arguments: builder.inttoptr(
+            arguments[0], context.get_value_type(pointer_type)
+        )
 
-    return types.CPointer(types.float32)(types.intp), generate
+    return pointer
+
+
+_to_floats, _to_integers = _pointer(types.float32), _pointer(types.int64)
 
 
 def _array(address, shape):  # type: ignore[no-untyped-def]
@@ -219,33 +256,43 @@ def _array(address, shape):  # type: ignore[no-untyped-def]
 
 @overload(_array)
 def _array_overload(address, shape):  # type: ignore[no-untyped-def]
-    return lambda address, shape: numba.carray(_pointer(address), shape, np.float32)  # pyright: ignore
+    return lambda address, shape: numba.carray(_to_floats(address), shape, np.float32)  # pyright: ignore
 
 
-def _product(y, w, x, add):  # type: ignore[no-untyped-def]
-    """w x, w (out, in) and x (blocks, in, L), into y (blocks, out, L), or added to it."""
-    y[:] = w @ x + (y if add else 0)
+def _integers(address, shape):  # type: ignore[no-untyped-def]
+    """The int64 numbers at an address, as an array of this shape."""
+    return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_int64)), shape)
+
+
+@overload(_integers)
+def _integers_overload(address, shape):  # type: ignore[no-untyped-def]
+    return lambda address, shape: numba.carray(_to_integers(address), shape, np.int64)  # pyright: ignore
+
+
+def _product(y, w, x, add, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start to stop - 1 of w x, w (out, in) and x (blocks, in, L), into y (blocks, out, L), or added to it."""
+    y[:, start:stop] = w[start:stop] @ x + (y[:, start:stop] if add else 0)
 
 
 @overload(_product, jit_options={"fastmath": _FASTMATH})
-def _product_overload(y, w, x, add):  # type: ignore[no-untyped-def]
-    def product(y, w, x, add):  # type: ignore[no-untyped-def]
+def _product_overload(y, w, x, add, start, stop):  # type: ignore[no-untyped-def]
+    def product(y, w, x, add, start, stop):  # type: ignore[no-untyped-def]
         rows, (blocks, inner, columns) = len(w), x.shape
         if columns == 1:
-            together = rows // _VECTOR * _VECTOR if inner % _VECTOR == 0 else 0
+            together = start + (stop - start) // _VECTOR * _VECTOR if inner % _VECTOR == 0 else start
             for block in range(blocks):
-                for j in range(0, together, _VECTOR):
+                for j in range(start, together, _VECTOR):
                     _finish(y, block * rows + j, _eight_rows(w, x, block, j), add)
-                for j in range(together, rows):
+                for j in range(together, stop):
                     y[block, j, 0] = _lone(w, x, block, j) + (y[block, j, 0] if add else np.float32(0))
             return
         if columns == PANEL:
-            _in_panels(y, w, x, add)
+            _in_panels(y, w, x, add, start, stop)
             return
-        for j in range(0, rows, 8):
+        for j in range(start, stop, 8):
             for block in range(blocks):
-                if rows - j < 8:
-                    for row in range(j, rows):
+                if stop - j < 8:
+                    for row in range(j, stop):
                         _row(y, w, x, block, row, add)
                 elif columns == _VECTOR:
                     _tile(_zeros(), y, w, x, block, j, add)
@@ -333,11 +380,11 @@ def _tile(zeros, y, w, x, block, row, add):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _in_panels(y, w, x, add):  # type: ignore[no-untyped-def]
+def _in_panels(y, w, x, add, start, stop):  # type: ignore[no-untyped-def]
     """Blocks of texts that are panels of a product as in training: its tiles, with nothing to lay out."""
-    rows, (blocks, inner, _), j = len(w), x.shape, 0
-    while j < rows:
-        count = tile_rows(rows - j)
+    rows, (blocks, inner, _), j = len(w), x.shape, start
+    while j < stop:
+        count = tile_rows(stop - j)
         here, step = w.ctypes.data + 4 * j * inner, 4 * count
         ahead = here + step * inner
         for block in range(blocks):
@@ -354,31 +401,33 @@ def _finish(y, place, total, add):  # type: ignore[no-untyped-def]
     _store(y, place, _add(_load_like(total, y, place), total) if add else total)
 
 
-def _scores(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
-    """Dot products of the queries (H, D) with `count` keys of one text, from a place on: into scores (H, n) from column
-    `first` on. The seven columns after them are overwritten, if there are that many keys."""
-    for head in range(len(q)):
+def _scores(q, heads, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
+    """Dot products of some heads' queries, of q (H, D), with `count` keys of one text, from a place on: into scores
+    (H, n) from column `first` on. The seven columns after them are overwritten, if there are that many keys."""
+    low, high = heads
+    for head in range(low, high):
         its = keys[text, start : start + count, head * keys.shape[2] // len(q)]
         scores[head, first : first + count] = its @ q[head]
 
 
 @overload(_scores, jit_options={"fastmath": _FASTMATH, "forceinline": True})
-def _scores_overload(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
-    def products(q, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
-        capacity, heads, dim = keys.shape[1:]
-        width, step, key = scores.shape[1], heads * dim, (text * capacity + start) * heads * dim
-        whole, together, group = dim // _VECTOR * _VECTOR, -(-count // _VECTOR) * _VECTOR, len(q) // heads
+def _scores_overload(q, heads, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
+    def products(q, heads, keys, text, start, scores, first, count):  # type: ignore[no-untyped-def]
+        (capacity, groups, dim), (low, high) = keys.shape[1:], heads
+        width, step, key = scores.shape[1], groups * dim, (text * capacity + start) * groups * dim
+        whole, together, group = dim // _VECTOR * _VECTOR, -(-count // _VECTOR) * _VECTOR, len(q) // groups
+        near, channels = key + low // group * dim, (-(-high // group) - low // group) * dim
         if start + together > capacity:
             together -= _VECTOR
         if whole < dim:
             together = 0
         for s in range(0, together, _VECTOR):  # keys that have come near serve all queries
-            for head in range(len(q)):
-                _bring(keys, key + (s + _NEAR) * step, _VECTOR * step, head, len(q))
+            for head in range(low, high):
+                _bring(keys, near + (s + _NEAR) * step, step, _VECTOR, channels, head - low, high - low)
                 place = key + s * step + head // group * dim
                 _store(scores, head * width + first + s, _eight_products(q, head * dim, keys, place, step, dim))
         for s in range(together, count):
-            for head in range(len(q)):
+            for head in range(low, high):
                 place, total = key + s * step + head // group * dim, np.float32(0)
                 for i in range(whole, dim):
                     total += q[head, i] * keys[text, start + s, head // group, i]
@@ -388,11 +437,11 @@ def _scores_overload(q, keys, text, start, scores, first, count):  # type: ignor
 
 
 @_inlined
-def _bring(array, place, count, part, parts):  # type: ignore[no-untyped-def]
-    """Fetch one of several equal parts of so many numbers, in the order of memory."""
-    share = count // parts
-    for line in range(place + part * share, place + (part + 1) * share, _LINE):
-        _fetch(array, line)
+def _bring(array, place, step, tokens, channels, part, parts):  # type: ignore[no-untyped-def]
+    """Fetch so many channels of some tokens, a step apart: one of several equal parts."""
+    for token in range(part * tokens // parts, (part + 1) * tokens // parts):
+        for line in range(place + token * step, place + token * step + channels, _LINE):
+            _fetch(array, line)
 
 
 @_inlined
@@ -414,26 +463,29 @@ def _eight_products(q, query, keys, key, step, dim):  # type: ignore[no-untyped-
     return _neighbors(left, _neighbors(_neighbors(t4, t5), _neighbors(t6, t7)))
 
 
-def _mixed(weights, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
-    """`count` values of one text, from a place on, mixed by the weights (H, n) of each head, from column `first` on:
+def _mixed(weights, heads, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
+    """`count` values of one text, from a place on, mixed by the weights (H, n) of some heads, from column `first` on:
     into out (H, D), or added to it."""
-    for head in range(len(out)):
+    low, high = heads
+    for head in range(low, high):
         its = values[text, start : start + count, head * values.shape[2] // len(out)]
         out[head] = weights[head, first : first + count] @ its + (out[head] if add else 0)
 
 
 @overload(_mixed, jit_options={"fastmath": _FASTMATH, "forceinline": True})
-def _mixed_overload(weights, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
-    def mixed(weights, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
-        capacity, heads, dim = values.shape[1:]
-        step, group = heads * dim, len(out) // heads
+def _mixed_overload(weights, heads, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
+    def mixed(weights, heads, first, count, values, text, start, out, add):  # type: ignore[no-untyped-def]
+        (capacity, groups, dim), (low, high) = values.shape[1:], heads
+        step, group = groups * dim, len(out) // groups
+        near = (text * capacity + start) * step + low // group * dim
+        channels = (-(-high // group) - low // group) * dim
         wide, whole = dim // (4 * _VECTOR) * 4 * _VECTOR, dim // _VECTOR * _VECTOR
         for s in range(0, max(count, 1), _NEAR):  # values that have come near serve all heads
             tokens, more = min(count - s, _NEAR), add or s > 0
-            for head in range(len(out)):
+            for head in range(low, high):
                 weight, place = head * weights.shape[1] + first + s, head * dim
                 value = (text * capacity + start + s) * step + head // group * dim
-                _bring(values, (text * capacity + start + s + _NEAR) * step, _NEAR * step, head, len(out))
+                _bring(values, near + (s + _NEAR) * step, step, _NEAR, channels, head - low, high - low)
                 for i in range(0, wide, 4 * _VECTOR):
                     _mix_wide(weights, weight, tokens, values, value + i, step, out, place + i, more)
                 for i in range(wide, whole, _VECTOR):
@@ -498,12 +550,12 @@ def _row_width(count):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _softmax(scores, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
-    """Weights from the first `count` dot products of each line of scores (H, n), in place; n is a whole number of
+def _softmax(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
+    """Weights from the first `count` dot products of some heads, of scores (H, n), in place; n is a whole number of
     vectors. documents[text, -m:] are those of the last m keys, the last the query's own."""
-    (groups, width), masked = scores.shape, min(documents.shape[1], count)
+    width, masked, (low, high) = scores.shape[1], min(documents.shape[1], count), heads
     first, document = count - masked, documents.shape[1] - masked
-    for g in range(groups):
+    for g in range(low, high):
         highest, total = _to_key(np.float32(-np.inf)), np.float32(0)
         for s in range(width):
             scores[g, s] *= scale
@@ -614,14 +666,43 @@ def _norm_overload(x, weight, eps, offset, y):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _linear(y, weight, bias, x, add):  # type: ignore[no-untyped-def]
-    """y (blocks, out, L) = weight x + bias, both given by address; 0 for no bias."""
+def _linears(crew, x, add, layers):  # type: ignore[no-untyped-def]
+    """y (blocks, out, L) = weight x + bias, or added to y, for (y, weight, bias) of several layers, the latter two by
+    address, 0 for no bias."""
+    task, (blocks, inner, columns), shares, rows = crew.task[0], x.shape, 0, 0
+    task["kind"], task["x"], task["add"] = _LINEARS, x.ctypes.data, add
+    task["blocks"], task["inner"], task["columns"] = blocks, inner, columns
+    for y, _, _ in layers:
+        rows += y.shape[1]
+    task["rows"] = max(_SHARE // inner, rows // MOST, 1) // _VECTOR * _VECTOR + _VECTOR
+    for i, (y, weight, bias) in enumerate(layers):
+        task["first"][i], task["out"][i], task["y"][i] = shares, y.shape[1], y.ctypes.data
+        task["weight"][i], task["bias"][i] = weight, bias
+        shares += -(-y.shape[1] // task["rows"])
+    task["layers"] = len(layers)
+    _together(crew, shares)
+
+
+@_kernel
+def _some_rows(task, share):  # type: ignore[no-untyped-def]
+    """A share of `_linears`: some rows of one layer."""
+    i = task["layers"] - 1
+    while task["first"][i] > share:
+        i -= 1
+    blocks, inner, columns, out = task["blocks"], task["inner"], task["columns"], task["out"][i]
+    x, y = _array(task["x"], (blocks, inner, columns)), _array(task["y"][i], (blocks, out, columns))
+    start = (share - task["first"][i]) * task["rows"]
+    _linear(y, task["weight"][i], task["bias"][i], x, task["add"] != 0, start, min(start + task["rows"], out))
+
+
+@_kernel
+def _linear(y, weight, bias, x, add, start, stop):  # type: ignore[no-untyped-def]
     out = y.shape[1]
-    _product(y, _array(weight, (out, x.shape[1])), x, add)
+    _product(y, _array(weight, (out, x.shape[1])), x, add, start, stop)
     if bias != 0:
         offsets = _array(bias, (out,))
         for block in range(len(y)):
-            for j in range(out):
+            for j in range(start, stop):
                 for column in range(y.shape[2]):
                     y[block, j, column] += offsets[j]
 
@@ -664,7 +745,7 @@ class _Work(NamedTuple):
 
 
 @_kernel
-def _attend(tables, work, layer, dim):  # type: ignore[no-untyped-def]
+def _attend(crew, tables, work, layer, dim):  # type: ignore[no-untyped-def]
     """Attention: from q, k and v to mixed, with the new keys and values written into the cache."""
     weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
     all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
@@ -677,10 +758,93 @@ def _attend(tables, work, layer, dim):  # type: ignore[no-untyped-def]
         _take(all_k, text, k)
         _make_ready(q, k, weights, rules, layer, turns, turn)
         _keep(k, all_v, text, keys, values, text, start + count - 1)
-        _scores(q, keys, text, start, scores, 0, count)
-        _softmax(scores, count, rules[layer, 0], rules[layer, 1], documents, text)
-        _mixed(scores, 0, count, values, text, start, out, False)
+        here = cached[_KEYS], cached[_VALUES], cached[_CAPACITY], text, start, count
+        _look(crew, q, out, scores, shape[2], rules[layer], documents, text, (here,))
         _give(out, mixed, text)
+
+
+@_kernel
+def _look(crew, q, out, scores, groups, rules, documents, text, places):  # type: ignore[no-untyped-def]
+    """Attention of one text's queries q (H, D) to tokens in one or two places: (keys, values, capacity, row, start,
+    count) each, the first two by address. Into out (H, D); scores (H, n) is scratch."""
+    task, (heads, dim), seen = crew.task[0], q.shape, 0
+    task["kind"], task["q"], task["mixed"], task["rules"] = _LOOK, q.ctypes.data, out.ctypes.data, rules.ctypes.data
+    task["scores"], task["width"] = scores.ctypes.data, scores.shape[1]
+    task["documents"], task["text"] = documents.ctypes.data, text
+    task["texts"], task["numbered"] = documents.shape
+    task["heads"], task["groups"], task["dim"], task["places"] = heads, groups, dim, len(places)
+    for i, (keys, values, capacity, row, start, count) in enumerate(places):
+        task["keys"][i], task["values"][i], task["capacity"][i] = keys, values, capacity
+        task["row"][i], task["start"][i], task["count"][i] = row, start, count
+        seen += count
+    # Heads that share keys stay together, if there is more than one such group; a short text is not worth sharing.
+    task["shares"] = 1 if seen * dim * groups < _SHARE else groups if groups > 1 else heads
+    _together(crew, task["shares"])
+
+
+@_kernel
+def _some_heads(task, share):  # type: ignore[no-untyped-def]
+    """A share of `_look`: all of it, for some heads."""
+    heads, groups, dim, read = task["heads"], task["groups"], task["dim"], 0
+    some = share * heads // task["shares"], (share + 1) * heads // task["shares"]
+    q, out = _array(task["q"], (heads, dim)), _array(task["mixed"], (heads, dim))
+    scores, rules = _array(task["scores"], (heads, task["width"])), _array(task["rules"], (2,))
+    documents = _integers(task["documents"], (task["texts"], task["numbered"]))
+    for i in range(task["places"]):
+        row, start, count = task["row"][i], task["start"][i], task["count"][i]
+        keys = _array(task["keys"][i], (row + 1, task["capacity"][i], groups, dim))
+        _scores(q, some, keys, row, start, scores, read, count)
+        read += count
+    _softmax(scores, some, read, rules[0], rules[1], documents, task["text"])
+    read = 0
+    for i in range(task["places"]):
+        row, start, count = task["row"][i], task["start"][i], task["count"][i]
+        values = _array(task["values"][i], (row + 1, task["capacity"][i], groups, dim))
+        _mixed(scores, some, read, count, values, row, start, out, i > 0)
+        read += count
+
+
+@_kernel
+def _together(crew, shares):  # type: ignore[no-untyped-def]
+    """Do the task of a crew, with its helpers if it has any."""
+    board, task = crew.board, crew.task[0]
+    if shares == 1 or not helped(board):
+        _do(task, 0, shares)
+        return
+    post(board, shares)
+    mine, (first, stop) = 0, take(board, True)
+    while first != NONE:
+        _do(task, first, stop)
+        mine += stop - first
+        first, stop = take(board, True)
+    finish(board, shares - mine)
+
+
+@_kernel
+def _do(task, first, stop):  # type: ignore[no-untyped-def]
+    for share in range(first, stop):
+        if task["kind"] == _LINEARS:
+            _some_rows(task, share)
+        else:
+            _some_heads(task, share)
+
+
+@_kernel
+def _help(crew):  # type: ignore[no-untyped-def]
+    """Take part in what a crew does, until it is sent home."""
+    board, task, mine, times = crew.board, crew.task[0], 0, 0
+    first, stop = take(board, False)
+    while first != CLOSED:
+        if first != NONE:
+            _do(task, first, stop)
+            mine, times = mine + stop - first, 0
+        elif mine:
+            done(board, mine)
+            mine = 0
+        else:
+            times += 1
+            wait(times)
+        first, stop = take(board, False)
 
 
 @_kernel
@@ -705,40 +869,38 @@ def _make_ready(q, k, weights, rules, layer, turns, turn):  # type: ignore[no-un
 
 
 @_kernel
-def _step(ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
+def _step(crew, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
     """A token for each text, through all layers."""
     x, y = work.x, work.normed
     channels, last = x.shape[1], tables.weights[len(tables.weights) - 1]
     _embed(x, _array(last[_EMBEDDING], (out.shape[1], channels)), ids)
     for layer in range(len(tables.cached)):
-        _project(tables, work, layer)
-        _attend(tables, work, layer, dim)
-        _feed_forward(tables, work, layer)
+        _project(crew, tables, work, layer)
+        _attend(crew, tables, work, layer, dim)
+        _feed_forward(crew, tables, work, layer)
     _norm(x, _array(last[_LAST_NORM], (channels,)), tables.rules[0, 2], tables.rules[0, 3], y)
-    _linear(work.scores, last[_OUTPUT], last[_OUTPUT_BIAS], y, False)
+    _linears(crew, y, False, ((work.scores, last[_OUTPUT], last[_OUTPUT_BIAS]),))
     _hand_over(work.scores, out)
 
 
 @_kernel
-def _project(tables, work, layer):  # type: ignore[no-untyped-def]
+def _project(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     """From the residual stream to a layer's queries, keys and values."""
     w, y = tables.weights[layer], work.normed
     _norm(work.x, _array(w[_INPUT_NORM], (y.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
-    _linear(work.q, w[_Q], w[_Q_BIAS], y, False)
-    _linear(work.k, w[_K], w[_K_BIAS], y, False)
-    _linear(work.v, w[_V], w[_V_BIAS], y, False)
+    layers = ((work.q, w[_Q], w[_Q_BIAS]), (work.k, w[_K], w[_K_BIAS]), (work.v, w[_V], w[_V_BIAS]))
+    _linears(crew, y, False, layers)
 
 
 @_kernel
-def _feed_forward(tables, work, layer):  # type: ignore[no-untyped-def]
+def _feed_forward(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     """What a layer's attention has mixed, and its SwiGLU, added to the residual stream."""
     w, x, y = tables.weights[layer], work.x, work.normed
-    _linear(x, w[_O], w[_O_BIAS], work.mixed, True)
+    _linears(crew, work.mixed, True, ((x, w[_O], w[_O_BIAS]),))
     _norm(x, _array(w[_POST_NORM], (x.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
-    _linear(work.gate, w[_GATE], w[_GATE_BIAS], y, False)
-    _linear(work.up, w[_UP], w[_UP_BIAS], y, False)
+    _linears(crew, y, False, ((work.gate, w[_GATE], w[_GATE_BIAS]), (work.up, w[_UP], w[_UP_BIAS])))
     _swiglu(work.gate, work.up)
-    _linear(x, w[_DOWN], w[_DOWN_BIAS], work.gate, True)
+    _linears(crew, work.gate, True, ((x, w[_DOWN], w[_DOWN_BIAS]),))
 
 
 @_kernel
@@ -785,6 +947,7 @@ class CompiledDecoder:
         self.cached = np.zeros((len(w.layers), 6), dtype=np.int64)
         self.cached[:, _TURN] = [layer.turn for layer in w.layers]
         self.work: _Work | None = None
+        self.crew = _Crew(new_board(), np.zeros(1, dtype=_TASK))
 
     def __call__(self, ids: Array, places: Sequence[Place], turns: Array, documents: Array | None) -> Array:
         """Scores of the next tokens (B, V) after ids (B,), whose keys and values are written into the cache.
@@ -802,8 +965,22 @@ class CompiledDecoder:
         work = self._memory(len(ids), max(seen.stop - seen.start for _, _, seen in places))
         tables = _Tables(self.table, self.cached, self.rules, turns, documents)
         out = np.empty((len(ids), len(self.held.output)), dtype=np.float32)
-        _step(ids, tables, work, self.held.head_dim, out)
+        _step(self.crew, ids, tables, work, self.held.head_dim, out)
         return out
+
+    @contextmanager
+    def helped(self, helpers: int) -> Iterator[None]:
+        """Inside, so many threads may `help` this one, which computes steps."""
+        open_board(self.crew.board, helpers)
+        try:
+            yield
+        finally:
+            close_board(self.crew.board)
+
+    def help(self) -> None:
+        """Take part in the steps that another thread computes, until it is through."""
+        if not config.DISABLE_JIT:  # pyright: ignore[reportAttributeAccessIssue]
+            _help(self.crew)
 
     def sample(self, answers: Answers, prompts: Sequence[Prompts], turns: Turns) -> None:
         """Fill in the tokens of answers after the first: see `numba_rollout.sample_answers`."""

@@ -42,14 +42,12 @@ from .numba_decode import (
     _give,
     _hand_over,
     _keep,
-    _linear,
+    _linears,
+    _look,
     _make_ready,
-    _mixed,
     _norm,
     _project,
-    _scores,
     _side_by_side,
-    _softmax,
     _Tables,
     _take,
     _Work,
@@ -104,7 +102,7 @@ def sample_answers(decoder: CompiledDecoder, answers: Answers, prompts: Sequence
         group = _Texts(answers.prompts, answers.draws, *found, answers.stop, keys, values, starts, windows)
         angles = turns(first, stop)
         tables = _Tables(decoder.table, cached, decoder.rules, angles[0], np.zeros((1, 0), dtype=np.int64))
-        _sample(first, stop, group, tables, angles, work, dim, out, choice)
+        _sample(decoder.crew, first, stop, group, tables, angles, work, dim, out, choice)
 
 
 def _memory(decoder: CompiledDecoder, texts: int, seen: int) -> _Work:
@@ -126,7 +124,7 @@ def _with_room(own: Array, filled: int, needed: int, most: int) -> Array:
 
 
 @_kernel
-def _sample(first, stop, texts, tables, turns, work, dim, out, choice):  # type: ignore[no-untyped-def]
+def _sample(crew, first, stop, texts, tables, turns, work, dim, out, choice):  # type: ignore[no-untyped-def]
     """Tokens first to stop - 1 of all texts that have not ended."""
     going, ids = np.flatnonzero(~texts.finished), np.empty(len(texts.tokens), dtype=np.int64)
     count, ends = len(going), tables.weights[len(tables.weights) - 1]
@@ -140,12 +138,12 @@ def _sample(first, stop, texts, tables, turns, work, dim, out, choice):  # type:
             ids[i] = texts.tokens[going[i], n - 1]
         _embed(step.x, _array(ends[_EMBEDDING], (out.shape[1], channels)), ids[:count])
         for layer in range(len(tables.cached)):
-            _project(now, step, layer)
-            _look_back(now, step, texts, going[:count], n, layer, dim)
-            _feed_forward(now, step, layer)
+            _project(crew, now, step, layer)
+            _look_back(crew, now, step, texts, going[:count], n, layer, dim)
+            _feed_forward(crew, now, step, layer)
         rules = tables.rules[0]
         _norm(step.x, _array(ends[_LAST_NORM], (channels,)), rules[2], rules[3], step.normed)
-        _linear(step.scores, ends[_OUTPUT], ends[_OUTPUT_BIAS], step.normed, False)
+        _linears(crew, step.normed, False, ((step.scores, ends[_OUTPUT], ends[_OUTPUT_BIAS]),))
         _hand_over(step.scores, out[:count])
         count = _draw(texts, going, count, n, out, choice)
 
@@ -177,14 +175,13 @@ def _cut(memory, blocks, columns, most):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _look_back(tables, work, texts, going, n, layer, dim):  # type: ignore[no-untyped-def]
+def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore[no-untyped-def]
     """Attention to the prompt, and to the text's own tokens, of which the newest, n - 1, is written down first."""
     weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
     all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
     prompts, own_keys, own_values, starts = texts.prompts, texts.keys[layer], texts.values[layer], texts.starts
     shape = (starts.shape[1], cached[_CAPACITY], all_k.shape[1] // dim, dim)
     stop, turn, own = cached[_STOP], cached[_TURN], min(n, texts.windows[layer])  # of its own tokens
-    keys, values = _array(cached[_KEYS], shape), _array(cached[_VALUES], shape)
     most = min(stop - starts[layer].min(), texts.windows[layer] - own)  # of the prompt's
     q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, shape[2], dim, most + own)
     for place in range(len(going)):
@@ -194,11 +191,10 @@ def _look_back(tables, work, texts, going, n, layer, dim):  # type: ignore[no-un
         _take(all_k, place, k)
         _make_ready(q, k, weights, rules, layer, turns, turn)
         _keep(k, all_v, place, own_keys, own_values, text, n - 1)
-        _scores(q, keys, prompt, stop - read, scores, 0, read)
-        _scores(q, own_keys, text, n - own, scores, read, own)
-        _softmax(scores, read + own, rules[layer, 0], rules[layer, 1], documents, 0)
-        _mixed(scores, 0, read, values, prompt, stop - read, out, False)
-        _mixed(scores, read, own, own_values, text, n - own, out, True)
+        there = cached[_KEYS], cached[_VALUES], cached[_CAPACITY], prompt, stop - read, read
+        own_places = np.int64(own_keys.ctypes.data), np.int64(own_values.ctypes.data)
+        here = (*own_places, own_keys.shape[1], text, n - own, own)
+        _look(crew, q, out, scores, shape[2], rules[layer], documents, 0, (there, here))
         _give(out, mixed, place)
 
 

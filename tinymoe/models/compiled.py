@@ -8,13 +8,14 @@ and whatever is not one token a text after others in a cache, takes the ordinary
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 from operator import is_not
 from types import CodeType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -36,10 +37,14 @@ from ..tensor import OPS, Tensor
 if TYPE_CHECKING:
     from .decoder import CausalLM
 
+Result = TypeVar("Result")
 
 _FILTERS = ("temperature", "top_k", "top_p", "min_p")
 LANE_TEXTS = 8  # fewer leave a vector of numbers partly empty
 LANE_PRODUCTS = 1 << 24  # multiplications of weights; fewer are not worth a thread
+# Fewer are better computed by one thread, for BLAS's others stay awake for a tenth of a second, in everybody's way.
+ALONE_PRODUCTS = 1 << 33
+HELPERS = 3  # threads beside one's own for a few texts: what they read weights with is a memory that all share
 
 
 @dataclass
@@ -65,6 +70,22 @@ class _Held:
         lanes = 1 if in_lane() else max(1, min(len(self.steps), texts // LANE_TEXTS, products // LANE_PRODUCTS))
         return [slice(*ends) for ends in pairwise(texts * lane // lanes for lane in range(lanes + 1))]
 
+    def run(self, task: Callable[[Any, slice], Result], texts: int, tokens: int) -> list[Result]:
+        """Results of task(step, rows) for all rows of a batch: threads share its texts, or, where they are few, help
+        each other with every product."""
+        lanes = self.lanes(texts, tokens)
+        if len(lanes) > 1:
+            return at_once([partial(task, *lane) for lane in zip(self.steps, lanes, strict=False)])
+        step, worth = self.steps[0], min(len(self.steps) - 1, HELPERS, self.numbers * texts * tokens // LANE_PRODUCTS)
+        if in_lane() or worth == 0:
+            return [task(step, lanes[0])]
+
+        def lead() -> Result:
+            with step.helped(worth):
+                return task(step, lanes[0])
+
+        return at_once([lead, *[step.help] * worth])[:1]
+
 
 _held: weakref.WeakKeyDictionary[KVCache, _Held] = weakref.WeakKeyDictionary()
 
@@ -88,7 +109,7 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
         mine = [(keys[rows], values[rows], seen) for keys, values, seen in places]
         return step(ids[rows, 0], mine, angles, None if every is None else every[rows])
 
-    scores = at_once([partial(lane, *pair) for pair in zip(held.steps, held.lanes(len(ids), 1), strict=False)])
+    scores = held.run(lane, len(ids), 1)
     return Tensor((scores[0] if len(scores) == 1 else np.concatenate(scores))[:, None])
 
 
@@ -102,14 +123,16 @@ def compiled_texts(model: CausalLM, ids: Any, *, eos_token_id: int | None = None
     if lengths is None or not _is_usual(model, options) or not _knows_answers(model, cache):
         return None
     rng, filters = np.random.default_rng(options["seed"]), [options[name] for name in _FILTERS]
-    logits = model(batch, cache=cache, attention_mask=options["attention_mask"]).numpy()[:, -1]  # (B, V)
+    parts = _prepared(model, cache).lanes(*batch.shape)
+    caches = [cache, *(model.new_cache() for _ in parts[1:])]
+    logits = np.concatenate(_read(model, batch, options["attention_mask"], parts, caches))  # (B, V)
     probabilities = engine.next_token_probabilities(logits, *filters)
     tokens = np.full((len(batch), options["max_new_tokens"]), -1 if eos_token_id is None else eos_token_id)
     tokens[:, 0] = probabilities.argmax(axis=-1) if filters[0] == 0 else sampling.sample(probabilities, rng)
     draws = np.zeros(tokens.shape)
     draws[:, 1:] = rng.random(draws[:, 1:].T.shape).T
     answers = Answers(
-        prompts=np.arange(len(batch)),
+        prompts=np.concatenate([np.arange(rows.stop - rows.start) for rows in parts]),
         draws=draws,
         tokens=tokens,
         logps=np.zeros(tokens.shape, dtype=np.float32),
@@ -119,9 +142,24 @@ def compiled_texts(model: CausalLM, ids: Any, *, eos_token_id: int | None = None
         softcap=model.config.final_logit_softcapping or 0.0,
         **dict(zip(_FILTERS, filters, strict=True)),
     )
-    compiled_answers(model, cache, lengths, answers)
+    at_once([
+        partial(compiled_answers, model, cache, lengths[rows], answers.part(rows))
+        for rows, cache in zip(parts, caches, strict=True)
+    ])  # fmt: skip
     texts = np.concatenate([batch, tokens[:, : answers.lengths.max()]], axis=1)
     return texts[0] if np.ndim(ids) == 1 else texts
+
+
+def _read(model: CausalLM, ids: Array, mask: Any, parts: list[slice], caches: list[KVCache]) -> list[Array]:
+    """Read prompts (B, T), some by each thread into a cache of its own: scores of the tokens after them."""
+
+    def part(rows: slice, cache: KVCache) -> Array:
+        its = None if mask is None else np.asarray(mask)[rows]
+        return model(ids[rows], cache=cache, attention_mask=its).numpy()[:, -1]
+
+    small = ids.size * sum(p.size for p in model.parameters()) < ALONE_PRODUCTS
+    with current().one_thread_each() if small else nullcontext():
+        return at_once([partial(part, *pair) for pair in zip(parts, caches, strict=True)])
 
 
 def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], answers: Answers) -> bool:
@@ -143,8 +181,7 @@ def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], an
         return _angles(model, range(cache.length + first - 1, cache.length + stop - 1))
 
     held = _prepared(model, cache)
-    sample = held.steps[0].sample
-    at_once([partial(sample, answers.part(rows), prompts, turns) for rows in held.lanes(texts, length)])
+    held.run(lambda step, rows: step.sample(answers.part(rows), prompts, turns), texts, length)
     return True
 
 
@@ -164,7 +201,7 @@ def _is_usual(model: CausalLM, options: dict[str, Any]) -> bool:
     except (ValueError, TypeError):  # the loop says what is wrong
         return False
     # A longer text may never be used up, and the loop makes room for it as it grows.
-    usual = 1 < options["max_new_tokens"] <= model.config.max_position_embeddings
+    usual = 0 < options["max_new_tokens"] <= model.config.max_position_embeddings
     return usual and options["repetition_penalty"] == 1
 
 
