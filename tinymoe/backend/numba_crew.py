@@ -29,7 +29,7 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 # Each in memory lines of its own: cores that write to one line wait for each other.
-_TICKET, _DONE, _HELPERS, _ALONE = 0, 16, 32, 33
+_TICKET, _DONE, _HELPERS, _ALONE = 0, 16, 32, 48
 MOST = 1 << 15  # shares of a task
 NONE, CLOSED = -1, -2  # instead of a share
 
@@ -166,7 +166,7 @@ def wait(times):  # type: ignore[no-untyped-def]
 
 def new_board() -> np.ndarray:
     """A board that nobody watches."""
-    return np.zeros(48, dtype=np.int64)
+    return np.zeros(64, dtype=np.int64)
 
 
 def open_board(board: np.ndarray, helpers: int) -> None:
