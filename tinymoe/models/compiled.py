@@ -42,9 +42,9 @@ Result = TypeVar("Result")
 _FILTERS = ("temperature", "top_k", "top_p", "min_p")
 LANE_TEXTS = 8  # fewer leave a vector of numbers partly empty
 LANE_PRODUCTS = 1 << 24  # multiplications of weights; fewer are not worth a thread
-# Fewer are better computed by one thread, for BLAS's others stay awake for a tenth of a second, in everybody's way.
+# Of a prompt, fewer are left to one thread: BLAS's others would stay awake for a tenth of a second, in everybody's way.
 ALONE_PRODUCTS = 1 << 33
-HELPERS = 3  # threads beside one's own for a few texts: what they read weights with is a memory that all share
+HELPERS = 3  # threads beside one's own for a few texts: all read the weights from one memory, which gives no more
 
 
 @dataclass
@@ -64,10 +64,13 @@ class _Held:
         """Whether the model still has the arrays that the step was told of."""
         return self.backend is current() and not any(map(is_not, [p.data for p in self.parameters], self.arrays))
 
+    def worth(self, texts: int, tokens: int) -> int:
+        """How many threads so many tokens of so many texts are worth."""
+        return 1 if in_lane() else max(1, min(len(self.steps), self.numbers * texts * tokens // LANE_PRODUCTS))
+
     def lanes(self, texts: int, tokens: int) -> list[slice]:
         """Which texts each thread takes, of those that get so many tokens each."""
-        products = self.numbers * texts * tokens
-        lanes = 1 if in_lane() else max(1, min(len(self.steps), texts // LANE_TEXTS, products // LANE_PRODUCTS))
+        lanes = max(1, min(self.worth(texts, tokens), texts // LANE_TEXTS))
         return [slice(*ends) for ends in pairwise(texts * lane // lanes for lane in range(lanes + 1))]
 
     def run(self, task: Callable[[Any, slice], Result], texts: int, tokens: int) -> list[Result]:
@@ -76,15 +79,13 @@ class _Held:
         lanes = self.lanes(texts, tokens)
         if len(lanes) > 1:
             return at_once([partial(task, *lane) for lane in zip(self.steps, lanes, strict=False)])
-        step, worth = self.steps[0], min(len(self.steps) - 1, HELPERS, self.numbers * texts * tokens // LANE_PRODUCTS)
-        if in_lane() or worth == 0:
-            return [task(step, lanes[0])]
+        step, helpers = self.steps[0], min(self.worth(texts, tokens) - 1, HELPERS)
 
         def lead() -> Result:
-            with step.helped(worth):
+            with step.helped(helpers):
                 return task(step, lanes[0])
 
-        return at_once([lead, *[step.help] * worth])[:1]
+        return at_once([lead, *[step.help] * helpers])[:1]
 
 
 _held: weakref.WeakKeyDictionary[KVCache, _Held] = weakref.WeakKeyDictionary()
