@@ -180,10 +180,10 @@ def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore
     weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
     all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
     prompts, own_keys, own_values, starts = texts.prompts, texts.keys[layer], texts.values[layer], texts.starts
-    shape = (starts.shape[1], cached[_CAPACITY], all_k.shape[1] // dim, dim)
+    groups = all_k.shape[1] // dim
     stop, turn, own = cached[_STOP], cached[_TURN], min(n, texts.windows[layer])  # of its own tokens
     most = min(stop - starts[layer].min(), texts.windows[layer] - own)  # of the prompt's
-    q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, shape[2], dim, most + own)
+    q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, groups, dim, most + own)
     for place in range(len(going)):
         text, prompt = going[place], prompts[going[place]]
         read = min(stop - starts[layer, prompt], most)
@@ -194,7 +194,7 @@ def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore
         there = cached[_KEYS], cached[_VALUES], cached[_CAPACITY], prompt, stop - read, read
         own_places = np.int64(own_keys.ctypes.data), np.int64(own_values.ctypes.data)
         here = (*own_places, own_keys.shape[1], text, n - own, own)
-        _look(crew, q, out, scores, shape[2], rules[layer], documents, 0, (there, here))
+        _look(crew, q, out, scores, groups, rules[layer], documents, 0, (there, here))
         _give(out, mixed, place)
 
 

@@ -124,9 +124,12 @@ def compiled_texts(model: CausalLM, ids: Any, *, eos_token_id: int | None = None
     if lengths is None or not _is_usual(model, options) or not _knows_answers(model, cache):
         return None
     rng, filters = np.random.default_rng(options["seed"]), [options[name] for name in _FILTERS]
-    parts = _prepared(model, cache).lanes(*batch.shape)
+    held = _prepared(model, cache)
+    parts = held.lanes(*batch.shape)
     caches = [cache, *(model.new_cache() for _ in parts[1:])]
-    logits = np.concatenate(_read(model, batch, options["attention_mask"], parts, caches))  # (B, V)
+    alone = batch.size * held.numbers < ALONE_PRODUCTS
+    with current().one_thread_each() if alone else nullcontext():
+        logits = np.concatenate(_read(model, batch, options["attention_mask"], parts, caches))  # (B, V)
     probabilities = engine.next_token_probabilities(logits, *filters)
     tokens = np.full((len(batch), options["max_new_tokens"]), -1 if eos_token_id is None else eos_token_id)
     tokens[:, 0] = probabilities.argmax(axis=-1) if filters[0] == 0 else sampling.sample(probabilities, rng)
@@ -158,9 +161,7 @@ def _read(model: CausalLM, ids: Array, mask: Any, parts: list[slice], caches: li
         its = None if mask is None else np.asarray(mask)[rows]
         return model(ids[rows], cache=cache, attention_mask=its).numpy()[:, -1]
 
-    small = ids.size * sum(p.size for p in model.parameters()) < ALONE_PRODUCTS
-    with current().one_thread_each() if small else nullcontext():
-        return at_once([partial(part, *pair) for pair in zip(parts, caches, strict=True)])
+    return at_once([partial(part, *pair) for pair in zip(parts, caches, strict=True)])
 
 
 def compiled_answers(model: CausalLM, cache: KVCache, lengths: Sequence[int], answers: Answers) -> bool:
