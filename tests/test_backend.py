@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -170,6 +171,37 @@ for _ in range(20):
 assert tm.backend() == "numpy", tm.backend()
 assert losses[-1] < 0.5 * losses[0], losses
 """
+    run_alone(code)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is managed by another library than glibc")
+def test_freed_memory_is_kept_in_every_thread():
+    """A thread whose arrays fill several of glibc's heaps gets the same pages again, and no fault is taken for them."""
+    pytest.importorskip("numba")
+    code = """
+import resource, threading
+import numpy as np, tinymoe as tm
+tm.use("numba")
+faults = []
+
+def allocate():
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        arrays = [np.ones(1 << 18, dtype=np.float32) for _ in range(150)]  # of 256 pages each
+        del arrays
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=allocate)
+thread.start()
+thread.join()
+assert faults[0] > 30000, faults
+assert sum(faults[1:]) < 1000, faults
+"""
+    run_alone(code)
+
+
+def run_alone(code: str) -> None:
+    """Run code in a process of its own, which has to end well."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from .numba_product import PANEL, ROWS, VECTOR, before, folded, lay_out, multiply_panels, spread
+from .numba_product import PANEL, ROWS, VECTOR, folded, lay_out, multiply_panels, spread
 
 BLOCK = 2 * ROWS  # queries of a head whose scores are held at a time
 
@@ -37,28 +37,26 @@ def _many(number: float) -> Any:
     return ir.Constant(_vector, [number] * VECTOR)
 
 
+def _fused(builder: Any, a: Any, b: Any, c: Any, join: str = "fadd") -> Any:
+    """a b + c, or with "fsub" a b - c, rounded once where the processor can."""
+    return getattr(builder, join)(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
+
+
 def _exp(builder: Any, x: Any) -> Any:
-    """exp of a vector, as `numba_cpu._exp` of a number: 2^n exp(r) with r in [-ln2/2, ln2/2]. NaN stays NaN."""
-
-    def fused(a: Any, b: Any, c: Any) -> Any:
-        return builder.fadd(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
-
-    low, high = _many(-87.3), _many(88.7)
+    """exp of a vector of numbers that are at most 88, as `numba_cpu._exp` of a number: 2^n exp(r) with r in
+    [-ln2/2, ln2/2]. NaN stays NaN."""
+    low, shift = _many(-86.9), _many(1.5 * 2**23)  # below low, 2^n is no number of full precision
     x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
-    floor = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_vector, [_vector]), f"llvm.floor.v{VECTOR}f32"
-    )
-    n = builder.call(floor, [fused(x, _many(1.4426950408889634), _many(0.5))])
-    r = fused(n, _many(-0.693359375), x)
-    r = fused(n, _many(2.12194440e-4), r)
+    rounded = _fused(builder, x, _many(1.4426950408889634), shift)  # so large that its last bits count whole numbers: n
+    n = builder.fsub(rounded, shift)
+    r = _fused(builder, n, _many(-0.693359375), x)
+    r = _fused(builder, n, _many(2.12194440e-4), r)
     p = _many(1.9875691500e-4)
     for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = fused(p, r, _many(factor))
-    p = builder.fadd(fused(p, builder.fmul(r, r), r), _many(1.0))
-    exponent = builder.add(builder.fptosi(n, _wholes), ir.Constant(_wholes, [127] * VECTOR))
-    power = builder.bitcast(builder.shl(exponent, ir.Constant(_wholes, [23] * VECTOR)), _vector)
-    return builder.fmul(p, power)
+        p = _fused(builder, p, r, _many(factor))
+    p = builder.fadd(_fused(builder, p, builder.fmul(r, r), r), _many(1.0))
+    power = builder.shl(builder.bitcast(rounded, _wholes), ir.Constant(_wholes, [23] * VECTOR))
+    return builder.bitcast(builder.add(builder.bitcast(p, _wholes), power), _vector)
 
 
 class _Row:
@@ -70,10 +68,12 @@ class _Row:
     def each(self, work: Callable[[Any, Any], None]) -> None:
         """work(where a vector begins, which of its numbers count) for each vector with any that do."""
         builder = self.builder
+        lanes = ir.Constant(_wholes, list(range(VECTOR)))
         vectors = builder.sdiv(builder.add(self.count, _long(VECTOR - 1)), _long(VECTOR))
         with cgutils.for_range(builder, vectors, intp=_long) as loop:
             first = builder.mul(loop.index, _long(VECTOR))
-            work(builder.mul(first, _long(4)), before(builder, builder.sub(self.count, first)))
+            left = builder.trunc(builder.sub(self.count, first), _whole)
+            work(builder.mul(first, _long(4)), builder.icmp_signed("<", lanes, spread(builder, left)))
 
     def place(self, address: Any, offset: Any) -> Any:
         """The vector at an address and an offset of bytes."""
@@ -114,7 +114,7 @@ def _weigh_at(
 
         def work(offset: Any, counted: Any) -> None:
             place = line.place(row, offset)
-            x = builder.fsub(builder.fmul(builder.load(place, align=4), scale), top)
+            x = _fused(builder, builder.load(place, align=4), scale, top, "fsub")
             weight = builder.select(counted, _exp(builder, x), _many(0.0))
             builder.store(weight, place, align=4)
             builder.store(builder.fadd(builder.load(total), weight), total)
@@ -139,7 +139,7 @@ def _pull_back_at(
 
         def work(offset: Any, counted: Any) -> None:
             place, dplace = line.place(row, offset), line.place(drow, offset)
-            x = builder.fsub(builder.fmul(builder.load(place, align=4), scale), lse)
+            x = _fused(builder, builder.load(place, align=4), scale, lse, "fsub")
             weight = builder.select(counted, _exp(builder, x), _many(0.0))
             change = builder.fsub(builder.load(dplace, align=4), delta)
             dot = builder.select(counted, builder.fmul(builder.fmul(weight, change), scale), _many(0.0))

@@ -598,10 +598,11 @@ def _keep_freed_memory() -> None:
     A training step frees and allocates the same sizes again and again; the page faults of fresh memory cost a quarter
     of the time of a small model's step. Where there is no glibc, nothing happens.
     """
-    m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # from malloc.h
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc accepts
         libc.mallopt(m_trim_threshold, 1 << 30)
+        libc.mallopt(m_top_pad, 64 << 20)  # as large as a heap of a thread's own: none of these is given back
 
 
 def _suits(a: Array, b: Array, out: Array) -> bool:
