@@ -390,7 +390,7 @@ def _in_panels(y, w, x, add, start, stop):  # type: ignore[no-untyped-def]
         for block in range(blocks):
             panel = x.ctypes.data + 4 * block * inner * PANEL
             place = y.ctypes.data + 4 * (block * rows + j) * PANEL
-            one_tile(count, inner, here, 4 * inner, 4, (panel, place, 4 * PANEL, PANEL, add, ahead, step))
+            one_tile(count, inner, here, 4 * inner, 4, (panel, place, 4 * PANEL, PANEL, add, ahead, step, 0))
             step = 0
         j += count
 
