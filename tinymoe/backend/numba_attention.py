@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from .numba_product import PANEL, ROWS, VECTOR, folded, lay_out, multiply_panels, spread
+from .numba_product import PANEL, ROWS, VECTOR, before, folded, fused, lay_out, multiply_panels, spread
 
 BLOCK = 2 * ROWS  # queries of a head whose scores are held at a time
 
@@ -37,24 +37,19 @@ def _many(number: float) -> Any:
     return ir.Constant(_vector, [number] * VECTOR)
 
 
-def _fused(builder: Any, a: Any, b: Any, c: Any, join: str = "fadd") -> Any:
-    """a b + c, or with "fsub" a b - c, rounded once where the processor can."""
-    return getattr(builder, join)(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
-
-
 def _exp(builder: Any, x: Any) -> Any:
     """exp of a vector of numbers that are at most 88, as `numba_cpu._exp` of a number: 2^n exp(r) with r in
     [-ln2/2, ln2/2]. NaN stays NaN."""
     low, shift = _many(-86.9), _many(1.5 * 2**23)  # below low, 2^n is no number of full precision
     x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    rounded = _fused(builder, x, _many(1.4426950408889634), shift)  # so large that its last bits count whole numbers: n
+    rounded = fused(builder, x, _many(1.4426950408889634), shift)  # so large that its last bits count whole numbers: n
     n = builder.fsub(rounded, shift)
-    r = _fused(builder, n, _many(-0.693359375), x)
-    r = _fused(builder, n, _many(2.12194440e-4), r)
+    r = fused(builder, n, _many(-0.693359375), x)
+    r = fused(builder, n, _many(2.12194440e-4), r)
     p = _many(1.9875691500e-4)
     for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = _fused(builder, p, r, _many(factor))
-    p = builder.fadd(_fused(builder, p, builder.fmul(r, r), r), _many(1.0))
+        p = fused(builder, p, r, _many(factor))
+    p = builder.fadd(fused(builder, p, builder.fmul(r, r), r), _many(1.0))
     power = builder.shl(builder.bitcast(rounded, _wholes), ir.Constant(_wholes, [23] * VECTOR))
     return builder.bitcast(builder.add(builder.bitcast(p, _wholes), power), _vector)
 
@@ -68,12 +63,10 @@ class _Row:
     def each(self, work: Callable[[Any, Any], None]) -> None:
         """work(where a vector begins, which of its numbers count) for each vector with any that do."""
         builder = self.builder
-        lanes = ir.Constant(_wholes, list(range(VECTOR)))
         vectors = builder.sdiv(builder.add(self.count, _long(VECTOR - 1)), _long(VECTOR))
         with cgutils.for_range(builder, vectors, intp=_long) as loop:
             first = builder.mul(loop.index, _long(VECTOR))
-            left = builder.trunc(builder.sub(self.count, first), _whole)
-            work(builder.mul(first, _long(4)), builder.icmp_signed("<", lanes, spread(builder, left)))
+            work(builder.mul(first, _long(4)), before(builder, builder.sub(self.count, first)))
 
     def place(self, address: Any, offset: Any) -> Any:
         """The vector at an address and an offset of bytes."""
@@ -109,12 +102,12 @@ def _weigh_at(
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
         row, count, scale, top = arguments
-        scale, top = spread(builder, scale), spread(builder, top)
+        scale, below = spread(builder, scale), builder.fneg(spread(builder, top))
         line, total = _Row(builder, count), cgutils.alloca_once_value(builder, _many(0.0))
 
         def work(offset: Any, counted: Any) -> None:
             place = line.place(row, offset)
-            x = _fused(builder, builder.load(place, align=4), scale, top, "fsub")
+            x = fused(builder, builder.load(place, align=4), scale, below)
             weight = builder.select(counted, _exp(builder, x), _many(0.0))
             builder.store(weight, place, align=4)
             builder.store(builder.fadd(builder.load(total), weight), total)
@@ -135,11 +128,12 @@ def _pull_back_at(
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
         row, drow, count, *numbers = arguments
         scale, lse, delta = (spread(builder, number) for number in numbers)
+        below = builder.fneg(lse)
         line = _Row(builder, count)
 
         def work(offset: Any, counted: Any) -> None:
             place, dplace = line.place(row, offset), line.place(drow, offset)
-            x = _fused(builder, builder.load(place, align=4), scale, lse, "fsub")
+            x = fused(builder, builder.load(place, align=4), scale, below)
             weight = builder.select(counted, _exp(builder, x), _many(0.0))
             change = builder.fsub(builder.load(dplace, align=4), delta)
             dot = builder.select(counted, builder.fmul(builder.fmul(weight, change), scale), _many(0.0))

@@ -47,7 +47,7 @@ from .numba_crew import (
     take,
     wait,
 )
-from .numba_product import PANEL, fetch, folded, one_tile, spread, tile_rows
+from .numba_product import PANEL, fetch, folded, fused, one_tile, spread, tile_rows
 from .reference import Array
 
 # For what is called once or more for each text: handing over arrays would cost more than the arithmetic.
@@ -195,8 +195,7 @@ def _add_product(typing_context: Any, x: Any, y: Any, total: Any) -> tuple[Signa
     """total + x y, number by number, as one instruction where the processor has it."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
-        x, y, total = arguments
-        return builder.fadd(builder.fmul(x, y, flags=["contract"]), total, flags=["contract"])
+        return fused(builder, *arguments)
 
     return total(total, total, total), generate
 

@@ -86,8 +86,7 @@ def _tile(rows: int, vectors: int) -> Any:
                 for start, sums in zip(starts, totals, strict=True):
                     number = builder.load(_at(builder, builder.add(start, offset), 0, _float))
                     for total, factor in zip(sums, factors, strict=True):
-                        product = builder.fmul(spread(builder, number), factor, flags=["contract"])
-                        builder.store(builder.fadd(product, builder.load(total), flags=["contract"]), total)
+                        builder.store(fused(builder, spread(builder, number), factor, builder.load(total)), total)
             lines = [builder.add(c, builder.mul(c_row, _long(row))) for row in range(rows)]
             places = [[_at(builder, line, 4 * VECTOR * n, _vector) for n in range(vectors)] for line in lines]
             whole = builder.icmp_signed(">=", columns, _long(vectors * VECTOR))
@@ -103,6 +102,11 @@ def _tile(rows: int, vectors: int) -> Any:
         return types.void(*[number] * 8, types.boolean, *[number] * 3), generate
 
     return tile
+
+
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c of vectors, rounded once where the processor can."""
+    return builder.fadd(builder.fmul(a, b, flags=["contract"]), c, flags=["contract"])
 
 
 def fetch(builder: Any, place: Any) -> None:
@@ -138,9 +142,9 @@ def _masked(builder: Any, what: str, place: Any, mask: Any, *value: Any) -> Any:
 
 
 def before(builder: Any, count: Any) -> Any:
-    """A mask of the first `count` numbers of a vector."""
-    lanes = ir.Constant(ir.VectorType(_long, VECTOR), list(range(VECTOR)))
-    return builder.icmp_signed("<", lanes, spread(builder, count))
+    """A mask of the first `count` numbers of a vector, in 32 bits: as many registers as the vector takes."""
+    lanes = ir.Constant(ir.VectorType(_short, VECTOR), list(range(VECTOR)))
+    return builder.icmp_signed("<", lanes, spread(builder, builder.trunc(count, _short)))
 
 
 def spread(builder: Any, number: Any, width: int = VECTOR) -> Any:
