@@ -61,6 +61,10 @@ def _index(q: Any, k: Any, weights: Any, **options: Any) -> Any:
     return sparse.indexer_loss(q, k, weights, queries=queries, keys=keys, rules=AttentionRules(0.4, **arrays))
 
 
+def _side_by_side(results: Any) -> Any:
+    return ops.concatenate(*results, axis=-1)
+
+
 RULES: dict[str, dict[str, Any]] = {
     "window": {"window": 2},
     "softcap": {"softcap": 0.7},
@@ -115,6 +119,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "matmul batched": (ops.matmul, (r(2, 3, 4), r(2, 4, 2))),
     "matmul broadcast": (ops.matmul, (r(2, 1, 3, 4), r(5, 4, 2))),
     "linear": (ops.linear, (r(2, 3, 4), r(5, 4))),
+    "linears": (lambda x, *w: _side_by_side(ops.linears(x, *w)), (r(2, 3, 4), r(5, 4), r(2, 4), r(5, 4))),
     "linear bias": (ops.linear, (r(2, 3, 4), r(5, 4), r(5))),
     "softmax": (ops.softmax, (r(3, 5),)),
     "log_softmax": (ops.log_softmax, (r(3, 5),)),
@@ -157,6 +162,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "dispatch": (lambda x: ops.dispatch(x, pairs=on_backend(_pairs), k=2), (r(4, 3),)),
     "dispatch dropped": (lambda x: ops.dispatch(x, pairs=on_backend(_kept), k=2), (r(4, 3),)),
     "grouped_linear": (lambda x, w: ops.grouped_linear(x, w, offsets=_offsets), (r(8, 3), r(4, 5, 3))),
+    "grouped_linears": (
+        lambda x, *w: _side_by_side(ops.grouped_linears(x, *w, offsets=_offsets)),
+        (r(8, 3), r(4, 5, 3), r(4, 2, 3)),
+    ),
     "grouped_linear one takes all": (
         lambda x, w: ops.grouped_linear(x, w, offsets=(0, 0, 8, 8)),
         (r(8, 3), r(3, 5, 3)),

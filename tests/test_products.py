@@ -27,6 +27,11 @@ def alone():
         yield backend
 
 
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
 def matrix(random, rows, columns, across):
     values = random.normal(size=(columns, rows) if across else (rows, columns)).astype(np.float32)
     return values.T if across else values
@@ -136,19 +141,55 @@ def test_who_makes_a_product(threads, monkeypatch):
 
 
 @pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("rows", [1, 16, 61])
+@pytest.mark.parametrize("needs", [(True, True, True), (True, False, True), (False, True, False)])
+def test_several_products_of_the_same_rows(faster, rows, needs, monkeypatch):
+    monkeypatch.setattr(numba_cpu, "FASTER", faster)
+    monkeypatch.setattr(backend := NumbaBackend(), "threads", 1)
+    random = np.random.default_rng(0)
+    shapes = (rows, 50), (33, 50), (16, 50), (rows, 33), (rows, 16)
+    x, v, w, dv, dw = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+    for ours, weight in zip(backend.linears(x, [v, w]), (v, w), strict=True):
+        np.testing.assert_allclose(ours, x.astype(np.float64) @ weight.T, atol=1e-5)
+    dx, dweights = backend.linears_backward([dv, dw], x, [v, w], needs)
+    expected = dv.astype(np.float64) @ v + dw.astype(np.float64) @ w, dv.T.astype(np.float64) @ x, dw.T @ x
+    for ours, theirs, need in zip((dx, *dweights), expected, needs, strict=True):
+        assert (ours is not None) == need
+        if ours is not None:
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [np.float64, np.asfortranarray, frozen])
+def test_several_products_of_matrices_of_another_kind(alone, change):
+    random = np.random.default_rng(0)
+    x, v, w = (random.normal(size=(20, 20)).astype(np.float32) for _ in range(3))
+    w = change(w)
+    (first, second), (dx, dweights) = alone.linears(x, [v, w]), alone.linears_backward([x, x], x, [v, w], [True] * 3)
+    np.testing.assert_allclose(first, x @ v.T, atol=1e-5)
+    np.testing.assert_allclose(second, x @ w.T, atol=1e-5)
+    np.testing.assert_allclose(dx, x @ (v + w), atol=1e-5)
+    np.testing.assert_allclose(np.stack(dweights), [x.T @ x] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("faster", [True, False])
 def test_groups_of_rows_by_either(faster, monkeypatch):
     """Also empty groups, and such of a single row."""
     monkeypatch.setattr(numba_cpu, "FASTER", faster)
     monkeypatch.setattr(backend := NumbaBackend(), "threads", 1)
     random, offsets = np.random.default_rng(0), [0, 17, 17, 18, 60]
     x, weight, g = (random.normal(size=s).astype(np.float32) for s in ((60, 20), (4, 24, 20), (60, 24)))
+    more, dmore = random.normal(size=(4, 16, 20)).astype(np.float32), random.normal(size=(60, 16)).astype(np.float32)
     reference, wide = ReferenceBackend(), [a.astype(np.float64) for a in (g, x, weight)]
     np.testing.assert_allclose(
         backend.grouped_linear(x, weight, offsets), reference.grouped_linear(*wide[1:], offsets), atol=1e-5
     )
-    for ours, theirs in zip(
-        backend.grouped_linear_backward(g, x, weight, offsets),
-        reference.grouped_linear_backward(*wide, offsets),
-        strict=True,
-    ):
+    dx, dweight = reference.grouped_linear_backward(*wide, offsets)
+    for ours, theirs in zip(backend.grouped_linear_backward(g, x, weight, offsets), (dx, dweight), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    also, dalso = reference.grouped_linear_backward(dmore.astype(np.float64), wide[1], more.astype(np.float64), offsets)
+    both, dboth = backend.grouped_linears_backward([g, dmore], x, [weight, more], offsets)
+    np.testing.assert_allclose(both, dx + also, atol=1e-5)
+    for ours, theirs in zip(dboth, (dweight, dalso), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for ours, single in zip(backend.grouped_linears(x, [weight, more], offsets), (weight, more), strict=True):
+        np.testing.assert_allclose(ours, reference.grouped_linear(x, single, offsets), atol=1e-5)

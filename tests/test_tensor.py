@@ -168,3 +168,44 @@ def test_an_untracked_input_gets_no_gradient():
     x, c = Tensor([2.0], requires_grad=True), Tensor([3.0])
     (x * c).backward()
     assert x.grad[0] == 3 and c.grad is None
+
+
+def _several():
+    x, v, w = (Tensor(np.full(shape, 2.0), requires_grad=True) for shape in ((1, 3), (2, 3), (1, 3)))
+    return x, v, w, *ops.linears(x, v, w)
+
+
+def test_an_operation_with_several_results():
+    x, v, w, first, second = _several()
+    (first.sum() * second.sum()).backward()
+    assert (x.grad == 24 * 2 + 12 * 4).all() and (v.grad == 24).all() and (w.grad == 48).all()
+
+
+def test_a_result_that_nobody_uses_has_no_gradient():
+    x, v, w, first, _ = _several()
+    first.sum().backward()
+    assert (x.grad == 4).all() and (v.grad == 2).all() and w.grad is None
+
+
+def test_several_results_are_pulled_back_once_unless_kept():
+    x, *_, first, second = _several()
+    first.sum().backward(retain_graph=True)
+    (y := second.sum() + first.sum()).backward()
+    assert (x.grad == 4 + 6).all(), "what came the first time is not added again"
+    with pytest.raises(RuntimeError, match="already used"):
+        y.backward()
+
+
+def test_keep_tape_shows_each_of_several_results():
+    with keep_tape() as tape:
+        *_, first, second = _several()
+        y = first.sum() + second.sum() * 3.0
+    y.backward()
+    assert tape[0] is first and tape[1] is second
+    assert (first.grad == 1).all() and (second.grad == 3).all()
+
+
+def test_without_gradients_several_results_have_no_history():
+    with tm.no_grad():
+        *_, first, second = _several()
+    assert first.node is None and not second.requires_grad

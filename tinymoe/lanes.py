@@ -22,7 +22,7 @@ import numpy as np
 
 from .backend import current
 from .backend.reference import Array
-from .tensor import Node, Tensor, backward
+from .tensor import Node, Several, Tensor, backward
 
 Result = TypeVar("Result")
 Thing = TypeVar("Thing")
@@ -71,31 +71,28 @@ def side_by_side(work: Callable[[int], tuple[Result, Sequence[Tensor]]], lanes: 
     return [result for result, _ in done]
 
 
-class _Fork(Node):
+class _Fork(Several):
     """One entry of the tape for all that lanes have computed: it collects the gradients of their results.
 
-    The results' own nodes are taken over by it, and new ones put in their place that hand their gradients to it.
+    The results' own nodes become the ends of the lanes, from which each goes back.
     """
 
-    __slots__ = ("given", "roots")
+    __slots__ = ("found", "roots")
 
     def __init__(self, lanes: list[list[Tensor]]):
-        root = Tensor(np.zeros(()))
-        super().__init__("side_by_side", [], lambda grad: (), root)
-        self.roots = [Tensor(np.zeros(())) for _ in lanes]
-        self.given: list[list[Array | None]] = [[None] * len(tensors) for tensors in lanes]
-        for number, (end, tensors) in enumerate(zip(self.roots, lanes, strict=True)):
+        self.roots, start = [Tensor(np.zeros(())) for _ in lanes], 0
+        for end, tensors in zip(self.roots, lanes, strict=True):
             end.requires_grad = True
-            end.node = Node("lane", [t.node for t in tensors], partial(self._hand_on, number), end)
-            for place, t in enumerate(tensors):
-                t.node = Node("lane", [self], partial(self._take, number, place), t)
+            places = slice(start, start := start + len(tensors))
+            end.node = Node("lane", [t.node for t in tensors], partial(self._hand_on, places), end)
+        super().__init__("side_by_side", [], self._keep, [t for tensors in lanes for t in tensors])
 
-    def _take(self, lane: int, place: int, grad: Array) -> tuple[Array]:
-        self.given[lane][place] = grad
-        return (np.zeros(()),)  # the fork's own gradient: nothing but a sign that it is to be visited
+    def _keep(self, grads: Sequence[Array | None]) -> tuple[()]:
+        self.found = grads
+        return ()
 
-    def _hand_on(self, lane: int, grad: Array) -> list[Array | None]:
-        return self.given[lane]
+    def _hand_on(self, places: slice, grad: Array) -> Sequence[Array | None]:
+        return self.found[places]
 
     def pull_back(self, grad: Array, retain_graph: bool) -> Sequence[Array | None]:
         """Each lane goes back through what it has computed, at once."""

@@ -14,9 +14,10 @@ from functools import wraps
 from typing import Any
 
 from .backend.reference import Array, AttentionRules
-from .tensor import OPS, Context, Tensor, Vjp, apply
+from .tensor import OPS, Context, Tensor, Vjp, apply, apply_several
 
 Result = tuple[Array, Vjp]
+Results = tuple[Sequence[Array], Callable[[Sequence[Array | None]], Sequence[Array | None]]]
 
 
 def op(forward: Callable[..., Result]) -> Callable[..., Tensor]:
@@ -27,6 +28,17 @@ def op(forward: Callable[..., Result]) -> Callable[..., Tensor]:
     @wraps(forward)
     def recorded(*inputs: Any, **options: Any) -> Tensor:
         return apply(name, *inputs, **options)
+
+    return recorded
+
+
+def op_several(forward: Callable[..., Results]) -> Callable[..., tuple[Tensor, ...]]:
+    """As `op`, for an operation with several results; its vjp gets None for those that have no gradient."""
+    op(forward)  # pyright: ignore[reportArgumentType]
+
+    @wraps(forward)
+    def recorded(*inputs: Any, **options: Any) -> tuple[Tensor, ...]:
+        return apply_several(forward.__name__, *inputs, **options)
 
     return recorded
 
@@ -215,20 +227,36 @@ def matmul(ctx: Context, a: Array, b: Array) -> Result:
 @op
 def linear(ctx: Context, x: Array, weight: Array, bias: Array | None = None) -> Result:
     """x weight^T + bias: x (..., in), weight (out, in) as Hugging Face stores it, bias (out,)."""
-    operand, product = ctx.backend.operand, ctx.backend.matmul
+    operand = ctx.backend.operand
     rows, matrix = operand(x.reshape(-1, x.shape[-1])), operand(weight)  # (N, in), (out, in)
-    y = product(rows, matrix.T)
+    (y,) = ctx.backend.linears(rows, [matrix])
     if bias is not None:
         y += bias
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
         g = g.reshape(-1, g.shape[-1])  # (N, out)
-        factor = operand(g)
-        dx = product(factor, matrix).reshape(x.shape) if ctx.needs[0] else None
-        dweight = product(factor.T, rows) if ctx.needs[1] else None
+        dx, (dweight,) = ctx.backend.linears_backward([operand(g)], rows, [matrix], ctx.needs[:2])
+        dx = None if dx is None else dx.reshape(x.shape)
         return (dx, dweight, None if bias is None else g.sum(axis=0))[: len(ctx.needs)]
 
     return y.reshape(*x.shape[:-1], len(weight)), vjp
+
+
+@op_several
+def linears(ctx: Context, x: Array, *weights: Array) -> Results:
+    """x weight^T for each weight: x (..., in), weights (out, in). The gradient of x is summed up as it is made."""
+    operand, backend = ctx.backend.operand, ctx.backend
+    rows, matrices = operand(x.reshape(-1, x.shape[-1])), [operand(weight) for weight in weights]  # (N, in), (out, in)
+
+    def vjp(gs: Sequence[Array | None]) -> list[Array | None]:
+        some = [i for i, g in enumerate(gs) if g is not None]
+        factors = [operand(g.reshape(-1, g.shape[-1])) for g in gs if g is not None]  # (N, out)
+        needs = [ctx.needs[0], *(ctx.needs[1 + i] for i in some)]
+        dx, found = backend.linears_backward(factors, rows, [matrices[i] for i in some], needs)
+        dweights = dict(zip(some, found, strict=True))
+        return [None if dx is None else dx.reshape(x.shape), *map(dweights.get, range(len(gs)))]
+
+    return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in backend.linears(rows, matrices)], vjp
 
 
 @op
@@ -391,6 +419,19 @@ def grouped_linear(ctx: Context, x: Array, weight: Array, *, offsets: Sequence[i
         return ctx.backend.grouped_linear_backward(g, x, weight, offsets)
 
     return ctx.backend.grouped_linear(x, weight, offsets), vjp
+
+
+@op_several
+def grouped_linears(ctx: Context, x: Array, *weights: Array, offsets: Sequence[int]) -> Results:
+    """`linears` with other matrices for each group of rows."""
+
+    def vjp(gs: Sequence[Array | None]) -> list[Array | None]:
+        given = [ctx.xp.zeros_like(y) if g is None else g for g, y in zip(gs, ys, strict=True)]
+        dx, dweights = ctx.backend.grouped_linears_backward(given, x, weights, offsets)
+        return [dx, *dweights]
+
+    ys = ctx.backend.grouped_linears(x, weights, offsets)
+    return ys, vjp
 
 
 @op

@@ -12,6 +12,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,31 @@ class Node:
         if not retain_graph:
             self.vjp = None
         return grads
+
+
+class Several(Node):
+    """The entry of an operation with several results: it keeps their gradients until all have come.
+
+    Each result has a node of its own that hands its gradient to this one; what comes with it is only a sign that this
+    one is to be visited. The vjp takes the gradients of all results, None for one that has none.
+    """
+
+    __slots__ = ("given",)
+
+    def __init__(self, op: str, inputs: list[Node | Tensor | None], vjp: Any, results: Sequence[Tensor]):
+        super().__init__(op, inputs, vjp, Tensor.__new__(Tensor))  # which is nobody's
+        self.given: list[Array | None] = [None] * len(results)
+        for place, result in enumerate(results):
+            result.node = Node(op, [self], partial(self._take, place), result)
+
+    def _take(self, place: int, grad: Array) -> tuple[Array]:
+        self.given[place] = grad
+        return (np.zeros(()),)
+
+    def pull_back(self, grad: Array, retain_graph: bool) -> Sequence[Array | None]:
+        """As of any node, from all gradients that have come."""
+        given, self.given = self.given, [None] * len(self.given)
+        return super().pull_back(given, retain_graph)
 
 
 class _State:
@@ -265,6 +291,22 @@ def apply(name: str, *inputs: Any, **options: Any) -> Tensor:
         if _state.tape is not None:
             _state.tape.append(out)
     return out
+
+
+def apply_several(name: str, *inputs: Any, **options: Any) -> tuple[Tensor, ...]:
+    """As `apply`, for an operation with several results."""
+    needs = tuple(_state.grad_enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    backend = current()
+    results: Any
+    results, vjp = OPS[name](Context(backend, backend.xp, needs), *map(_raw, inputs), **options)
+    outs = tuple(map(Tensor, results))
+    if any(needs):
+        for out in outs:
+            out.requires_grad = True
+        Several(name, [(x.node or x) if need else None for x, need in zip(inputs, needs, strict=True)], vjp, outs)
+        if _state.tape is not None:
+            _state.tape.extend(outs)
+    return outs
 
 
 def backward(

@@ -25,7 +25,7 @@ from .blas import thread_pools
 from .decoding import DecoderWeights
 from .kernel_cache import forget_stale_kernels
 from .numba_attention import causal_attention, causal_attention_backward
-from .numba_product import FASTER, multiply
+from .numba_product import FASTER, NOTHING, multiply
 from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
 
 forget_stale_kernels(Path(__file__).parent)
@@ -128,18 +128,38 @@ def _multiply(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def
 
 
 @_kernel
-def _grouped(x, weight, offsets, y):  # type: ignore[no-untyped-def]
-    for e in range(len(weight)):
-        rows = slice(offsets[e], offsets[e + 1])
-        multiply(x[rows], False, weight[e], True, y[rows], False)
+def _linears(x, weights, ys):  # type: ignore[no-untyped-def]
+    for i in range(len(ys)):
+        multiply(x, False, weights[i], True, ys[i], False)
 
 
 @_kernel
-def _grouped_backward(g, x, weight, offsets, dx, dweight):  # type: ignore[no-untyped-def]
-    for e in range(len(weight)):
+def _linears_backward(gs, x, weights, dx, dweights):  # type: ignore[no-untyped-def]
+    for i in range(len(gs)):  # x was computed long ago
+        soon = (x.ctypes.data, 4 * x.size) if i == 0 else NOTHING
+        multiply(gs[i], False, weights[i], False, dx, i > 0, soon)
+    for i in range(len(gs)):
+        multiply(gs[i], True, x, False, dweights[i], False)
+
+
+@_kernel
+def _grouped(x, weights, offsets, ys):  # type: ignore[no-untyped-def]
+    for e in range(len(offsets) - 1):
         rows = slice(offsets[e], offsets[e + 1])
-        multiply(g[rows], False, weight[e], False, dx[rows], False)
-        multiply(g[rows], True, x[rows], False, dweight[e], False)
+        for i in range(len(ys)):
+            multiply(x[rows], False, weights[i][e], True, ys[i][rows], False)
+
+
+@_kernel
+def _grouped_backward(gs, x, weights, offsets, dx, dweights):  # type: ignore[no-untyped-def]
+    for e in range(len(offsets) - 1):
+        rows = slice(offsets[e], offsets[e + 1])
+        for i in range(len(gs)):
+            its = x[rows]
+            soon = (its.ctypes.data, 4 * its.size) if i == 0 else NOTHING
+            multiply(gs[i][rows], False, weights[i][e], False, dx[rows], i > 0, soon)
+        for i in range(len(gs)):
+            multiply(gs[i][rows], True, x[rows], False, dweights[i][e], False)
 
 
 @_kernel
@@ -419,6 +439,25 @@ class NumbaBackend(ReferenceBackend):
         across = not a.flags.c_contiguous, not b.flags.c_contiguous
         _multiply(a.T if across[0] else a, across[0], b.T if across[1] else b, across[1], out, add)
 
+    def linears(self, x: Array, weights: Sequence[Array]) -> Sequence[Array]:
+        """All products in one call, where they are ours."""
+        if not (self._ours and all(map(_is_plain, (x, *weights)))):
+            return super().linears(x, weights)
+        ys = tuple(np.empty((len(x), len(weight)), x.dtype) for weight in weights)
+        _linears(x, tuple(weights), ys)
+        return ys
+
+    def linears_backward(
+        self, gs: Sequence[Array], x: Array, weights: Sequence[Array], needs: Sequence[bool]
+    ) -> tuple[Array | None, Sequence[Array | None]]:
+        """As in `linears`, where all gradients are needed."""
+        gs = [np.ascontiguousarray(g) for g in gs]
+        if not (self._ours and all(needs) and all(map(_is_plain, (*gs, x, *weights)))):
+            return super().linears_backward(gs, x, weights, needs)
+        dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
+        _linears_backward(tuple(gs), x, tuple(weights), dx, dweights)
+        return dx, dweights
+
     def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
         """One pass to sum the squares, one to write the result."""
         y, inverse_rms = np.empty_like(x), np.empty((len(x), 1), dtype=x.dtype)
@@ -533,9 +572,7 @@ class NumbaBackend(ReferenceBackend):
         """All experts in one call, where products are ours."""
         if not self._groups_are_ours(x, weight):
             return super().grouped_linear(x, weight, offsets)
-        y = np.empty((len(x), weight.shape[1]), x.dtype)
-        _grouped(np.ascontiguousarray(x), weight, np.array(offsets), y)
-        return y
+        return self.grouped_linears(x, [weight], offsets)[0]
 
     def grouped_linear_backward(
         self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
@@ -543,9 +580,27 @@ class NumbaBackend(ReferenceBackend):
         """As in `grouped_linear`."""
         if not self._groups_are_ours(x, weight):
             return super().grouped_linear_backward(g, x, weight, offsets)
-        dx, dweight = np.empty_like(x), np.empty_like(weight)
-        _grouped_backward(np.ascontiguousarray(g), np.ascontiguousarray(x), weight, np.array(offsets), dx, dweight)
+        dx, (dweight,) = self.grouped_linears_backward([g], x, [weight], offsets)
         return dx, dweight
+
+    def grouped_linears(self, x: Array, weights: Sequence[Array], offsets: Sequence[int]) -> Sequence[Array]:
+        """As in `grouped_linear`: the rows of an expert are near when its second matrix reads them."""
+        if not all(self._groups_are_ours(x, weight) for weight in weights):
+            return super().grouped_linears(x, weights, offsets)
+        ys = tuple(np.empty((len(x), weight.shape[1]), x.dtype) for weight in weights)
+        _grouped(np.ascontiguousarray(x), tuple(weights), np.array(offsets), ys)
+        return ys
+
+    def grouped_linears_backward(
+        self, gs: Sequence[Array], x: Array, weights: Sequence[Array], offsets: Sequence[int]
+    ) -> tuple[Array, Sequence[Array]]:
+        """As in `grouped_linears`."""
+        if not all(self._groups_are_ours(x, weight) for weight in weights):
+            return super().grouped_linears_backward(gs, x, weights, offsets)
+        dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
+        rows = tuple(map(np.ascontiguousarray, gs))
+        _grouped_backward(rows, np.ascontiguousarray(x), tuple(weights), np.array(offsets), dx, dweights)
+        return dx, dweights
 
     def _groups_are_ours(self, x: Array, weight: Array) -> bool:
         whole = weight.flags.c_contiguous and x.dtype == weight.dtype == np.float32
@@ -603,6 +658,12 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc accepts
         libc.mallopt(m_trim_threshold, 1 << 30)
         libc.mallopt(m_top_pad, 64 << 20)  # as large as a heap of a thread's own: none of these is given back
+
+
+def _is_plain(matrix: Array) -> bool:
+    """Whether compiled loops over several products take this matrix: float32, in one piece, of some size."""
+    flags = matrix.flags
+    return matrix.dtype == np.float32 and flags.c_contiguous and flags.writeable and min(matrix.shape) >= FEW
 
 
 def _suits(a: Array, b: Array, out: Array) -> bool:

@@ -32,6 +32,7 @@ PANEL = 2 * VECTOR  # its columns
 # best whole; columns are brought together, which takes room in the first cache.
 DEEPEST, DEPTH = 768, 256
 FASTER = _WIDE  # than BLAS; with narrower registers, of which there are fewer, both take the same time
+NOTHING = (0, 0)  # that is needed soon
 NEAR = 96 * 1024  # numbers of a block of panels: what fits the second cache beside the rest
 
 _kernel = numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -254,16 +255,16 @@ def _lay_out_overload(b, across, out):  # type: ignore[no-untyped-def]
     return laid_out
 
 
-def multiply(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def]
+def multiply(a, a_across, b, b_across, c, keep, soon=NOTHING):  # type: ignore[no-untyped-def]
     """c = op(a) op(b), added to what is there if `keep`: float32, rows of neighbouring numbers; op transposes what lies
-    across."""
+    across. Meanwhile what is needed `soon`, its address and its bytes, is fetched, if a itself is near."""
     product = (a.T if a_across else a) @ (b.T if b_across else b)
     c[:] = c + product if keep else product
 
 
 @overload(multiply)
-def _multiply_overload(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def]
-    def compiled(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def]
+def _multiply_overload(a, a_across, b, b_across, c, keep, soon=NOTHING):  # type: ignore[no-untyped-def]
+    def compiled(a, a_across, b, b_across, c, keep, soon=NOTHING):  # type: ignore[no-untyped-def]
         (m, n), k = c.shape, len(a) if a_across else a.shape[1]
         if k == 0 and not keep:
             c[:] = 0
@@ -283,20 +284,21 @@ def _multiply_overload(a, a_across, b, b_across, c, keep):  # type: ignore[no-un
                 count = (last - first + PANEL - 1) // PANEL
                 laid_out = space[: count * (stop - start) * PANEL].reshape(count, stop - start, PANEL)
                 lay_out(right, b_across, laid_out)
-                multiply_panels(left, a_across, laid_out, c[:, first:last], keep or start > 0)
+                meanwhile = soon if start == first == 0 else NOTHING
+                multiply_panels(left, a_across, laid_out, c[:, first:last], keep or start > 0, meanwhile)
 
     return compiled
 
 
-def multiply_panels(a, across, panels, c, keep):  # type: ignore[no-untyped-def]
+def multiply_panels(a, across, panels, c, keep, soon=NOTHING):  # type: ignore[no-untyped-def]
     """c = op(a) panels, or added to what is there, a tile at a time."""
     b = panels.transpose(1, 0, 2).reshape(panels.shape[1], -1)[:, : c.shape[1]]
     multiply(a, across, b, False, c, keep)
 
 
 @overload(multiply_panels)
-def _multiply_panels_overload(a, across, panels, c, keep):  # type: ignore[no-untyped-def]
-    def tiles(a, across, panels, c, keep):  # type: ignore[no-untyped-def]
+def _multiply_panels_overload(a, across, panels, c, keep, soon=NOTHING):  # type: ignore[no-untyped-def]
+    def tiles(a, across, panels, c, keep, soon=NOTHING):  # type: ignore[no-untyped-def]
         (m, n), depth, i = c.shape, panels.shape[1], 0
         strip = _lines(depth * VECTOR if across else 0)
         while i < m:
@@ -311,6 +313,10 @@ def _multiply_panels_overload(a, across, panels, c, keep):  # type: ignore[no-un
             else:
                 here, row, column = a.ctypes.data + i * a.strides[0], a.strides[0], 4
                 ahead, step, rest = here + rows * row, 4 * (ROWS // len(panels) + 1), 0
+                if soon[1] > 0:  # the next rows are near: bring an equal part of something else with each tile
+                    times = depth * len(panels)
+                    step = 4 * (soon[1] // (4 * times * ((m + ROWS - 1) // ROWS)) + 1)
+                    ahead = soon[0] + i // ROWS * times * step
             for p in range(len(panels)):
                 panel, columns = panels.ctypes.data + p * panels.strides[0], n - p * PANEL
                 place = c.ctypes.data + i * c.strides[0] + 4 * p * PANEL

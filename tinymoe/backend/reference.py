@@ -102,6 +102,22 @@ class ReferenceBackend:
         else:
             self.xp.matmul(a, b, out=out)
 
+    def linears(self, x: Array, weights: Sequence[Array]) -> Sequence[Array]:
+        """x weight^T for each weight: x (N, in), weights (out, in) -> (N, out) each."""
+        return [self.matmul(x, weight.T) for weight in weights]
+
+    def linears_backward(
+        self, gs: Sequence[Array], x: Array, weights: Sequence[Array], needs: Sequence[bool]
+    ) -> tuple[Array | None, Sequence[Array | None]]:
+        """Gradients of `linears` for x and each weight, of which some are needed, from those of the results."""
+        dx = None
+        for g, weight in zip(gs, weights, strict=True) if needs[0] else ():
+            if dx is None:
+                dx = self.matmul(g, weight)
+            else:
+                self.multiply(g, weight, dx, add=True)
+        return dx, [self.matmul(g.T, x) if need else None for g, need in zip(gs, needs[1:], strict=True)]
+
     def sort_by_expert(self, choices: Array, num_experts: int) -> tuple[Array, Array]:
         """`nn.moe.sort_by_expert` without a number that the host has to know, for a GPU that is not waited for.
 
@@ -352,6 +368,20 @@ class ReferenceBackend:
             self.multiply(g[rows], weight[e], dx[rows])
             self.multiply(g[rows].T, x[rows], dweight[e])
         return dx, dweight
+
+    def grouped_linears(self, x: Array, weights: Sequence[Array], offsets: Sequence[int]) -> Sequence[Array]:
+        """`grouped_linear` with several matrices for each group."""
+        return [self.grouped_linear(x, weight, offsets) for weight in weights]
+
+    def grouped_linears_backward(
+        self, gs: Sequence[Array], x: Array, weights: Sequence[Array], offsets: Sequence[int]
+    ) -> tuple[Array, Sequence[Array]]:
+        """Gradients of `grouped_linears` for x and each weight, from those of the results."""
+        pairs = [self.grouped_linear_backward(g, x, weight, offsets) for g, weight in zip(gs, weights, strict=True)]
+        dx = pairs[0][0]
+        for more, _ in pairs[1:]:
+            dx += more
+        return dx, [dweight for _, dweight in pairs]
 
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
         """Each token's weighted sum of the rows that are its own: rows (P, C), weights (N, k), pairs (P,) -> (N, C).

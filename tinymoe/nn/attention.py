@@ -14,7 +14,7 @@ from ..backend.reference import Array
 from ..tensor import Tensor
 from .cache import LayerCache
 from .config import Config
-from .module import Linear, Module, part
+from .module import Linear, Module, linears, part
 from .recorder import record
 
 
@@ -61,9 +61,8 @@ class Attention(Module):
 
     def heads(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, D), keys and values (B, T, K, D); queries and keys turned by their positions."""
-        q, k, v = (
-            project(x).reshape(*x.shape[:2], -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        found = linears(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in found)
         return ops.rope(q, cos=places.cos, sin=places.sin), ops.rope(k, cos=places.cos, sin=places.sin), v
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:

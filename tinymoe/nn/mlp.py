@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..tensor import Tensor
 from .config import Config
-from .module import Linear, Module, part
+from .module import Linear, Module, linears, part
 
 
 @part("mlp", "swiglu")
@@ -24,7 +24,7 @@ class MLP(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., hidden_size) -> the same shape."""
-        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(ops.swiglu(*linears(x, self.gate_proj, self.up_proj)))
 
 
 # Under the names that Hugging Face's configs give them.
@@ -47,7 +47,8 @@ class GatedMLP(MLP):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., hidden_size) -> the same shape."""
-        return self.down_proj(self.bend(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = linears(x, self.gate_proj, self.up_proj)
+        return self.down_proj(self.bend(gate) * up)
 
 
 @part("mlp", "plain")

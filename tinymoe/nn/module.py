@@ -157,6 +157,13 @@ class Linear(Module):
         return ops.linear(x, self.weight, self.bias) if hasattr(self, "bias") else ops.linear(x, self.weight)
 
 
+def linears(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
+    """What several layers make of the same x: in one operation, if each is a matrix and nothing else."""
+    if all(type(layer) is Linear and not hasattr(layer, "bias") for layer in layers):
+        return ops.linears(x, *(layer.weight for layer in layers))
+    return tuple(layer(x) for layer in layers)
+
+
 class Embedding(Module):
     """A table with one row a token: weight (num_embeddings, embedding_dim)."""
 

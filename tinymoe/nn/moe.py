@@ -120,8 +120,8 @@ class Experts(Module):
 
     def answer(self, rows: Tensor, offsets: list[int]) -> Tensor:
         """Each expert's SwiGLU block on its own rows: (P, C) -> (P, C), expert e on offsets[e] to offsets[e + 1]."""
-        linear = partial(ops.grouped_linear, offsets=offsets)
-        return linear(ops.swiglu(linear(rows, self.gate_proj), linear(rows, self.up_proj)), self.down_proj)
+        gate, up = ops.grouped_linears(rows, self.gate_proj, self.up_proj, offsets=offsets)
+        return ops.grouped_linear(ops.swiglu(gate, up), self.down_proj, offsets=offsets)
 
     @property
     def idle(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -168,8 +168,8 @@ class GatedExperts(Experts):
 
     def answer(self, rows: Tensor, offsets: list[int]) -> Tensor:
         """As in `Experts`."""
-        linear = partial(ops.grouped_linear, offsets=offsets)
-        return linear(self.bend(linear(rows, self.gate_proj)) * linear(rows, self.up_proj), self.down_proj)
+        gate, up = ops.grouped_linears(rows, self.gate_proj, self.up_proj, offsets=offsets)
+        return ops.grouped_linear(self.bend(gate) * up, self.down_proj, offsets=offsets)
 
 
 @part("experts", "scaled_input")
