@@ -193,3 +193,18 @@ def test_groups_of_rows_by_either(faster, monkeypatch):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for ours, single in zip(backend.grouped_linears(x, [weight, more], offsets), (weight, more), strict=True):
         np.testing.assert_allclose(ours, reference.grouped_linear(x, single, offsets), atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [np.float64, np.asfortranarray, frozen])
+def test_groups_of_rows_with_arrays_of_another_kind(alone, change):
+    random, offsets, reference = np.random.default_rng(0), [0, 20, 20, 40], ReferenceBackend()
+    x, g = (random.normal(size=(40, 20)).astype(np.float32) for _ in range(2))
+    v, w = (random.normal(size=(3, 20, 20)).astype(np.float32) for _ in range(2))
+    wide = [a.astype(np.float64) for a in (g, x, v)]
+    np.testing.assert_allclose(
+        alone.grouped_linears(x, [v, change(w)], offsets)[0], reference.grouped_linear(*wide[1:], offsets), atol=1e-5
+    )
+    dx, dv = reference.grouped_linear_backward(*wide, offsets)
+    ours, (dours,) = alone.grouped_linears_backward([change(g)], x, [v], offsets)
+    np.testing.assert_allclose(ours, dx, atol=1e-5)
+    np.testing.assert_allclose(dours, dv, atol=1e-5)

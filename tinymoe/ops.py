@@ -416,9 +416,11 @@ def grouped_linear(ctx: Context, x: Array, weight: Array, *, offsets: Sequence[i
     """`linear` with another matrix for each group of rows: see `ReferenceBackend.grouped_linear`."""
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        return ctx.backend.grouped_linear_backward(g, x, weight, offsets)
+        dx, (dweight,) = ctx.backend.grouped_linears_backward([g], x, [weight], offsets)
+        return dx, dweight
 
-    return ctx.backend.grouped_linear(x, weight, offsets), vjp
+    (y,) = ctx.backend.grouped_linears(x, [weight], offsets)
+    return y, vjp
 
 
 @op_several

@@ -441,7 +441,7 @@ class NumbaBackend(ReferenceBackend):
 
     def linears(self, x: Array, weights: Sequence[Array]) -> Sequence[Array]:
         """All products in one call, where they are ours."""
-        if not (self._ours and all(map(_is_plain, (x, *weights)))):
+        if len(x) < FEW or not self._are_ours([x], weights):
             return super().linears(x, weights)
         ys = tuple(np.empty((len(x), len(weight)), x.dtype) for weight in weights)
         _linears(x, tuple(weights), ys)
@@ -452,7 +452,7 @@ class NumbaBackend(ReferenceBackend):
     ) -> tuple[Array | None, Sequence[Array | None]]:
         """As in `linears`, where all gradients are needed."""
         gs = [np.ascontiguousarray(g) for g in gs]
-        if not (self._ours and all(needs) and all(map(_is_plain, (*gs, x, *weights)))):
+        if len(x) < FEW or not (all(needs) and self._are_ours([x, *gs], weights)):
             return super().linears_backward(gs, x, weights, needs)
         dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
         _linears_backward(tuple(gs), x, tuple(weights), dx, dweights)
@@ -568,43 +568,33 @@ class NumbaBackend(ReferenceBackend):
         _top_k(np.ascontiguousarray(scores), chosen)
         return chosen
 
-    def grouped_linear(self, x: Array, weight: Array, offsets: Sequence[int]) -> Array:
-        """All experts in one call, where products are ours."""
-        if not self._groups_are_ours(x, weight):
-            return super().grouped_linear(x, weight, offsets)
-        return self.grouped_linears(x, [weight], offsets)[0]
-
-    def grouped_linear_backward(
-        self, g: Array, x: Array, weight: Array, offsets: Sequence[int]
-    ) -> tuple[Array, Array]:
-        """As in `grouped_linear`."""
-        if not self._groups_are_ours(x, weight):
-            return super().grouped_linear_backward(g, x, weight, offsets)
-        dx, (dweight,) = self.grouped_linears_backward([g], x, [weight], offsets)
-        return dx, dweight
-
     def grouped_linears(self, x: Array, weights: Sequence[Array], offsets: Sequence[int]) -> Sequence[Array]:
-        """As in `grouped_linear`: the rows of an expert are near when its second matrix reads them."""
-        if not all(self._groups_are_ours(x, weight) for weight in weights):
+        """All experts in one call, where products are ours; an expert's rows are near for its second matrix."""
+        x = np.ascontiguousarray(x)
+        if not self._are_ours([x], weights):
             return super().grouped_linears(x, weights, offsets)
         ys = tuple(np.empty((len(x), weight.shape[1]), x.dtype) for weight in weights)
-        _grouped(np.ascontiguousarray(x), tuple(weights), np.array(offsets), ys)
+        _grouped(x, tuple(weights), np.array(offsets), ys)
         return ys
 
     def grouped_linears_backward(
         self, gs: Sequence[Array], x: Array, weights: Sequence[Array], offsets: Sequence[int]
     ) -> tuple[Array, Sequence[Array]]:
         """As in `grouped_linears`."""
-        if not all(self._groups_are_ours(x, weight) for weight in weights):
+        x, *gs = map(np.ascontiguousarray, (x, *gs))
+        if not self._are_ours([x, *gs], weights):
             return super().grouped_linears_backward(gs, x, weights, offsets)
         dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
-        rows = tuple(map(np.ascontiguousarray, gs))
-        _grouped_backward(rows, np.ascontiguousarray(x), tuple(weights), np.array(offsets), dx, dweights)
+        _grouped_backward(tuple(gs), x, tuple(weights), np.array(offsets), dx, dweights)
         return dx, dweights
 
-    def _groups_are_ours(self, x: Array, weight: Array) -> bool:
-        whole = weight.flags.c_contiguous and x.dtype == weight.dtype == np.float32
-        return self._ours and whole and min(weight.shape[1:]) >= FEW
+    def _are_ours(self, rows: Sequence[Array], weights: Sequence[Array]) -> bool:
+        """Whether compiled loops make the products of rows (N, ...) and weights (..., out, in): they read float32
+        numbers in one piece, and take several arrays only if the compiler sees them as of one type."""
+        if not self._ours or min(n for weight in weights for n in weight.shape[-2:]) < FEW:
+            return False
+        arrays = (*rows, *weights)
+        return all(a.dtype == np.float32 and a.flags.c_contiguous and a.flags.writeable for a in arrays)
 
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
         """Each token sums up its own rows."""
@@ -658,12 +648,6 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc accepts
         libc.mallopt(m_trim_threshold, 1 << 30)
         libc.mallopt(m_top_pad, 64 << 20)  # as large as a heap of a thread's own: none of these is given back
-
-
-def _is_plain(matrix: Array) -> bool:
-    """Whether compiled loops over several products take this matrix: float32, in one piece, of some size."""
-    flags = matrix.flags
-    return matrix.dtype == np.float32 and flags.c_contiguous and flags.writeable and min(matrix.shape) >= FEW
 
 
 def _suits(a: Array, b: Array, out: Array) -> bool:
