@@ -138,6 +138,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "gelu": (ops.gelu, (np.concatenate([3 * r(3, 5), [[-9.0, -0.3, 0.0, 0.5, 7.0]]]),)),
     "gelu_tanh": (ops.gelu_tanh, (3 * r(3, 5),)),
     "swiglu": (ops.swiglu, (r(2, 3, 4), r(2, 3, 4))),
+    "swiglu_mlp": (ops.swiglu_mlp, (r(2, 3, 4), r(6, 4), r(6, 4), r(4, 6))),
+    "swiglu_mlp other width": (ops.swiglu_mlp, (r(2, 3, 4), r(6, 4), r(6, 4), r(3, 6))),
     "attention": (_attend, (r(2, 5, 4, 3), r(2, 5, 4, 3), r(2, 5, 4, 3))),
     "attention grouped": (_attend, (r(2, 5, 4, 3), r(2, 5, 2, 3), r(2, 5, 2, 3))),
     "attention one key head": (_attend, (r(2, 5, 4, 3), r(2, 5, 1, 3), r(2, 5, 1, 3))),
@@ -169,6 +171,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "grouped_linear one takes all": (
         lambda x, w: ops.grouped_linear(x, w, offsets=(0, 0, 8, 8)),
         (r(8, 3), r(3, 5, 3)),
+    ),
+    "grouped_swiglu_mlp": (
+        lambda x, *w: ops.grouped_swiglu_mlp(x, *w, offsets=_offsets),
+        (r(8, 3), r(4, 5, 3), r(4, 5, 3), r(4, 3, 5)),
     ),
     "combine": (lambda rows, w: ops.combine(rows, w, pairs=on_backend(_pairs)), (r(8, 3), r(4, 2))),
     "combine dropped": (lambda rows, w: ops.combine(rows, w, pairs=on_backend(_kept)), (r(4, 3), r(4, 2))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import subprocess
@@ -113,6 +114,32 @@ def test_adamw_is_the_formula(backend, dtype):
     np.testing.assert_allclose(current().to_numpy(arrays[2]), m2, rtol=tol)
     np.testing.assert_allclose(current().to_numpy(arrays[3]), v2, rtol=tol)
     np.testing.assert_array_equal(current().to_numpy(arrays[1]), g)
+
+
+def test_adamw_of_many_is_adamw_of_each(backend):
+    """From step to step; with arrays that change their place, others in shape and type, and none."""
+    random, memo = np.random.default_rng(0), {}
+    options = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
+    current().adamw_all([], [], 1.0, memo)
+    many = [[random.random(shape).astype(np.float32) for _ in range(4)] for shape in ((3, 5), (7,), (0,), (2, 40))]
+    each = [[array.copy() for array in four] for four in many]
+    for step in range(1, 7):
+        if step == 3:
+            many = [[array.copy() for array in four] for four in many]
+        if step == 4:
+            many, each = many[1:], each[1:]
+        if step == 5:
+            many[0], each[0] = ([array.astype(np.float64) for array in four] for four in (many[0], each[0]))
+        if step == 6:  # a gradient that lies across
+            many[-1][1] = each[-1][1] = np.asfortranarray(random.random((2, 40)).astype(np.float32))
+        ours, theirs = ([[current().asarray(array) for array in four] for four in both] for both in (many, each))
+        settings = [{**options, "weight_decay": 0.1 * i, "step": step + i} for i in range(len(many))]
+        current().adamw_all(list(map(tuple, ours)), settings, 0.5, memo)
+        for arrays, its_own in zip(theirs, settings, strict=True):
+            current().adamw(*arrays, **its_own, scale=0.5)
+        many, each = ([[current().to_numpy(array) for array in four] for four in both] for both in (ours, theirs))
+        for mine, other in zip(itertools.chain(*many), itertools.chain(*each), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-6)
 
 
 def test_sum_of_squares(backend):

@@ -279,9 +279,9 @@ def test_the_reference_compiles_nothing():
 
 
 def test_arrays_that_cannot_be_read_where_they_stand():
-    decode = pytest.importorskip("tinymoe.backend.numba_decode")
+    numba_memory = pytest.importorskip("tinymoe.backend.numba_memory")
     with pytest.raises(ValueError, match=r"array: got float64 of strides \(8,\), expected float32 in one piece"):
-        decode._address(np.zeros(3))
+        numba_memory.address_of(np.zeros(3))
 
 
 def test_a_cache_with_an_append_of_its_own_is_asked():

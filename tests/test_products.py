@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -208,3 +210,53 @@ def test_groups_of_rows_with_arrays_of_another_kind(alone, change):
     ours, (dours,) = alone.grouped_linears_backward([change(g)], x, [v], offsets)
     np.testing.assert_allclose(ours, dx, atol=1e-5)
     np.testing.assert_allclose(dours, dv, atol=1e-5)
+
+
+def block_with_a_gate(x, gate, up, down, g) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A SwiGLU block of one group of rows, and its gradients, in float64."""
+    x, gate, up, down, g = (a.astype(np.float64) for a in (x, gate, up, down, g))
+    y, saved = ReferenceBackend().swiglu_mlp(x, gate, up, down)
+    return y, list(ReferenceBackend().swiglu_mlp_backward(g, x, gate, up, down, saved, [True] * 4))
+
+
+@pytest.mark.parametrize("rows", [3, 16, 350, 1100])
+@pytest.mark.parametrize("needs", [(True,) * 4, (False, True, True, True), (True, False, True, False)])
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_block_with_a_gate(rows, needs, faster, alone, monkeypatch):
+    """One row, less than a part, more than one, forwards and backwards."""
+    monkeypatch.setattr(numba_cpu, "FASTER", faster)
+    random = np.random.default_rng(0)
+    x, gate, up, down, g = (
+        random.normal(size=shape).astype(np.float32) for shape in ((rows, 20), (37, 20), (37, 20), (17, 37), (rows, 17))
+    )
+    y, gradients = block_with_a_gate(x, gate, up, down, g)
+    ours, saved = alone.swiglu_mlp(x, gate, up, down)
+    np.testing.assert_allclose(ours, y, atol=1e-4 * np.abs(y).max())
+    found = alone.swiglu_mlp_backward(g, x, gate, up, down, saved, needs)
+    for mine, theirs, need in zip(found, gradients, needs, strict=True):
+        assert (mine is not None) == need
+        if need:
+            np.testing.assert_allclose(mine, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("change", [None, np.float64, np.asfortranarray, frozen])
+@pytest.mark.parametrize("faster", [True, False])
+def test_experts_with_a_gate(change, faster, alone, monkeypatch):
+    """Experts of many rows, of one, and of none, whose gradients are zero; and arrays of another kind."""
+    monkeypatch.setattr(numba_cpu, "FASTER", faster)
+    random, offsets = np.random.default_rng(0), [0, 400, 400, 401, 430]
+    x, g = (random.normal(size=(430, 20)).astype(np.float32) for _ in range(2))
+    gate, up = (random.normal(size=(4, 24, 20)).astype(np.float32) for _ in range(2))
+    down = random.normal(size=(4, 20, 24)).astype(np.float32)
+    given, changed = (g, down) if change is None else (change(g), change(down))
+    ours, saved = alone.grouped_swiglu_mlp(x, gate, up, down, offsets)
+    dx, *dweights = alone.grouped_swiglu_mlp_backward(given, x, gate, up, changed, saved, offsets)
+    assert all(np.all(dweight[1] == 0) for dweight in dweights)
+    for e, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        if start == stop:
+            continue
+        rows = slice(start, stop)
+        y, gradients = block_with_a_gate(x[rows], gate[e], up[e], down[e], g[rows])
+        np.testing.assert_allclose(ours[rows], y, atol=1e-4 * np.abs(y).max())
+        for mine, theirs in zip((dx[rows], *(dweight[e] for dweight in dweights)), gradients, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-5 * np.abs(theirs).max())

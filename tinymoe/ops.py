@@ -437,6 +437,29 @@ def grouped_linears(ctx: Context, x: Array, *weights: Array, offsets: Sequence[i
 
 
 @op
+def swiglu_mlp(ctx: Context, x: Array, gate: Array, up: Array, down: Array) -> Result:
+    """linear(swiglu(linear(x, gate), linear(x, up)), down) as one operation: see `ReferenceBackend.swiglu_mlp`."""
+    rows = x.reshape(-1, x.shape[-1])  # (N, C)
+    y, saved = ctx.backend.swiglu_mlp(rows, gate, up, down)
+
+    def vjp(g: Array) -> list[Array | None]:
+        g = g.reshape(-1, g.shape[-1])
+        dx, *dweights = ctx.backend.swiglu_mlp_backward(g, rows, gate, up, down, saved, ctx.needs)
+        return [None if dx is None else dx.reshape(x.shape), *dweights]
+
+    return y.reshape(*x.shape[:-1], y.shape[-1]), vjp
+
+
+@op
+def grouped_swiglu_mlp(
+    ctx: Context, x: Array, gate: Array, up: Array, down: Array, *, offsets: Sequence[int]
+) -> Result:
+    """`swiglu_mlp` with matrices of its own for each group of rows."""
+    y, saved = ctx.backend.grouped_swiglu_mlp(x, gate, up, down, offsets)
+    return y, lambda g: ctx.backend.grouped_swiglu_mlp_backward(g, x, gate, up, down, saved, offsets)
+
+
+@op
 def combine(ctx: Context, rows: Array, weights: Array, *, pairs: Array) -> Result:
     """The weighted sum of what came back for each token, rows (P, C) -> (N, C): see `ReferenceBackend.combine`."""
 

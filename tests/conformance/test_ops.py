@@ -116,6 +116,10 @@ def _indexer_loss(q: Any, k: Any, weights: Any, **options: Any) -> Any:
     return _kl(scores, target) / target[..., 0].numel()
 
 
+def _swiglu_mlp(x: Any, gate: Any, up: Any, down: Any) -> Any:
+    return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
 def _grouped(x: Any, w: Any, offsets: Any) -> Any:
     return torch.cat([x[a:b] @ w[e].T for e, (a, b) in enumerate(itertools.pairwise(offsets))])
 
@@ -186,6 +190,8 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "swiglu": lambda gate, up: F.silu(gate) * up,
+    "swiglu_mlp": _swiglu_mlp,
+    "swiglu_mlp other width": _swiglu_mlp,
     "attention": _attend,
     "attention grouped": _attend,
     "attention one key head": _attend,
@@ -203,6 +209,9 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "grouped_linear": lambda x, w: _grouped(x, w, _offsets),
     "grouped_linears": lambda x, *weights: torch.cat([_grouped(x, w, _offsets) for w in weights], dim=-1),
     "grouped_linear one takes all": lambda x, w: _grouped(x, w, (0, 0, 8, 8)),
+    "grouped_swiglu_mlp": lambda x, gate, up, down: _grouped(
+        F.silu(_grouped(x, gate, _offsets)) * _grouped(x, up, _offsets), down, _offsets
+    ),
     "combine": lambda rows, w: _combine(rows, w, _pairs),
     "combine dropped": lambda rows, w: _combine(rows, w, _kept),
     "index_scores": _index_scores,

@@ -74,7 +74,7 @@ class _Row:
 
 
 @intrinsic
-def _highest_at(typing_context: Any, row: Any, count: Any) -> tuple[Signature, Callable[..., Any]]:
+def highest_at(typing_context: Any, row: Any, count: Any) -> tuple[Signature, Callable[..., Any]]:
     """The highest of the first `count` numbers at an address."""
 
     def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
@@ -95,7 +95,7 @@ def _highest_at(typing_context: Any, row: Any, count: Any) -> tuple[Signature, C
 
 
 @intrinsic
-def _weigh_at(
+def weigh_at(
     typing_context: Any, row: Any, count: Any, scale: Any, top: Any
 ) -> tuple[Signature, Callable[..., Any]]:
     """The first `count` numbers x at an address become exp(scale x - top), the rest of their vector zero; the sum."""
@@ -158,8 +158,8 @@ def _softmax(line, count, seen, scale):  # type: ignore[no-untyped-def]
 @overload(_softmax)
 def _softmax_overload(line, count, seen, scale):  # type: ignore[no-untyped-def]
     def softmax(line, count, seen, scale):  # type: ignore[no-untyped-def]
-        top = _highest_at(line.ctypes.data, count) * scale
-        total = _weigh_at(line.ctypes.data, count, scale, top)
+        top = highest_at(line.ctypes.data, count) * scale
+        total = weigh_at(line.ctypes.data, count, scale, top)
         line[(count + VECTOR - 1) // VECTOR * VECTOR : seen] = np.float32(0)
         return top, total
 

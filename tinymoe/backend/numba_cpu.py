@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from .blas import thread_pools
 from .decoding import DecoderWeights
 from .kernel_cache import forget_stale_kernels
 from .numba_attention import causal_attention, causal_attention_backward
+from .numba_memory import address_of, floats_at
 from .numba_product import FASTER, NOTHING, multiply
 from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
 
@@ -33,6 +35,7 @@ forget_stale_kernels(Path(__file__).parent)
 # NaN and infinity must pass through (they are how a bad step is noticed), so only the harmless flags are set.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
+_AHEAD, _BACK = 1024, 512  # rows of a block with a gate that are computed together, and so stay near
 FEW = 16  # rows or columns of a product; with fewer, BLAS is better
 
 # Threads take parts of a batch (see `lanes`), so that kernels need none of their own: they let others run meanwhile.
@@ -236,6 +239,81 @@ def _swiglu_backward(g, gate, up, dgate, dup):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _gate(both, inner):  # type: ignore[no-untyped-def]
+    """`_swiglu` of both factors in one array, the gate first."""
+    rows, width = inner.shape
+    for i in range(rows):
+        for j in range(width):
+            inner[i, j] = both[i, j] / (np.float32(1) + _exp(-both[i, j])) * both[i, width + j]
+
+
+@_kernel
+def _gate_backward(g, both, dboth, inner):  # type: ignore[no-untyped-def]
+    """`_swiglu_backward`, and the product itself once more."""
+    rows, width = inner.shape
+    one = np.float32(1)
+    for i in range(rows):
+        for j in range(width):
+            s = one / (one + _exp(-both[i, j]))
+            silu = both[i, j] * s
+            inner[i, j] = silu * both[i, width + j]
+            dboth[i, width + j] = g[i, j] * silu
+            dboth[i, j] = g[i, j] * both[i, width + j] * (s + silu * (one - s))
+
+
+@_kernel
+def _whole(array):  # type: ignore[no-untyped-def]
+    """Where an array begins, and its bytes."""
+    return array.ctypes.data, 4 * array.size
+
+
+@_kernel
+def _part(count, most):  # type: ignore[no-untyped-def]
+    """The size of the equal parts of so many rows: `most`, or somewhat less."""
+    parts = max((count + most - 1) // most, 1)
+    return max((count + parts - 1) // parts, 1)
+
+
+@_kernel
+def _swiglu_mlp(x, weights, offsets, both, y):  # type: ignore[no-untyped-def]
+    (gate, up, down), width = weights, both.shape[1] // 2
+    inner = np.empty((min(len(x), _AHEAD), width), np.float32)
+    for e in range(len(offsets) - 1):
+        size = _part(offsets[e + 1] - offsets[e], _AHEAD)
+        for start in range(offsets[e], offsets[e + 1], size):
+            rows = slice(start, min(start + size, offsets[e + 1]))
+            product = inner[: rows.stop - start]
+            multiply(x[rows], False, gate[e], True, both[rows, :width], False)
+            multiply(x[rows], False, up[e], True, both[rows, width:], False)
+            _gate(both[rows], product)
+            multiply(product, False, down[e], True, y[rows], False)
+
+
+@_kernel
+def _swiglu_mlp_backward(g, x, weights, offsets, both, dx, dweights):  # type: ignore[no-untyped-def]
+    (gate, up, down), (dgate, dup, ddown), width = weights, dweights, both.shape[1] // 2
+    most = min(len(x), _BACK)
+    dproduct, product = np.empty((most, width), np.float32), np.empty((most, width), np.float32)
+    parts = np.empty((most, 2 * width), np.float32)
+    for e in range(len(offsets) - 1):
+        size, keep = _part(offsets[e + 1] - offsets[e], _BACK), False
+        for start in range(offsets[e], offsets[e + 1], size):
+            rows = slice(start, min(start + size, offsets[e + 1]))
+            count = rows.stop - start
+            dinner, inner, dboth = dproduct[:count], product[:count], parts[:count]
+            multiply(g[rows], False, down[e], False, dinner, False, _whole(both[rows]))
+            _gate_backward(dinner, both[rows], dboth, inner)
+            multiply(g[rows], True, inner, False, ddown[e], keep)
+            multiply(dboth[:, :width], False, gate[e], False, dx[rows], False, _whole(x[rows]))
+            multiply(dboth[:, width:], False, up[e], False, dx[rows], True)
+            multiply(dboth[:, :width], True, x[rows], False, dgate[e], keep)
+            multiply(dboth[:, width:], True, x[rows], False, dup[e], keep)
+            keep = True
+        if not keep:
+            dgate[e], dup[e], ddown[e] = 0, 0, 0
+
+
+@_kernel
 def _masked_softmax(scores, scale, softcap, slopes, sinks, allowed, nearest, lse):  # type: ignore[no-untyped-def]
     batch, heads, tokens, keys = scores.shape
     zero, one, hidden = scores.dtype.type(0), scores.dtype.type(1), scores.dtype.type(-np.inf)
@@ -386,6 +464,15 @@ def _adamw(p, g, m, v, scale, gain1, gain2, shrink, rate, root, eps):  # type: i
         m[i] += gain1 * (gradient - m[i])
         v[i] += gain2 * (gradient * gradient - v[i])
         p[i] = p[i] * shrink - rate * m[i] / (np.sqrt(v[i]) * root + eps)
+
+
+@_kernel
+def _adamw_all(table, settings):  # type: ignore[no-untyped-def]
+    for row in range(len(table)):
+        p, g, m, v, size = table[row]
+        scale, gain1, gain2, shrink, rate, root, eps = settings[row]
+        arrays = floats_at(p, (size,)), floats_at(g, (size,)), floats_at(m, (size,)), floats_at(v, (size,))
+        _adamw(*arrays, scale, gain1, gain2, shrink, rate, root, eps)
 
 
 class NumbaBackend(ReferenceBackend):
@@ -596,6 +683,57 @@ class NumbaBackend(ReferenceBackend):
         arrays = (*rows, *weights)
         return all(a.dtype == np.float32 and a.flags.c_contiguous and a.flags.writeable for a in arrays)
 
+    def swiglu_mlp(self, x: Array, gate: Array, up: Array, down: Array) -> tuple[Array, tuple[Any, ...]]:
+        """All of it in one call, some rows after the other, where products are ours."""
+        if len(x) < FEW or not self._are_ours([x], [gate, up, down]):
+            return super().swiglu_mlp(x, gate, up, down)
+        return self.grouped_swiglu_mlp(x, gate[None], up[None], down[None], (0, len(x)))
+
+    def swiglu_mlp_backward(
+        self, g: Array, x: Array, gate: Array, up: Array, down: Array, saved: tuple[Any, ...], needs: Sequence[bool]
+    ) -> Sequence[Array | None]:
+        """As in `swiglu_mlp`, where all gradients are needed."""
+        g, weights = np.ascontiguousarray(g), [gate, up, down]
+        if len(saved) == 1 and not (all(needs) and self._are_ours([g, x], weights)):
+            saved = x, weights, *self._apart(saved[0])
+        if len(saved) > 1:
+            return super().swiglu_mlp_backward(g, x, gate, up, down, saved, needs)
+        dx, *dweights = self.grouped_swiglu_mlp_backward(g, x, gate[None], up[None], down[None], saved, (0, len(x)))
+        return [dx, *(dweight[0] for dweight in dweights)]
+
+    def grouped_swiglu_mlp(
+        self, x: Array, gate: Array, up: Array, down: Array, offsets: Sequence[int]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """As in `swiglu_mlp`: what an expert has computed is near when it goes on with it.
+
+        Kept are the two factors, in one array; their product is made once more on the way back.
+        """
+        x = np.ascontiguousarray(x)
+        if not self._are_ours([x], [gate, up, down]):
+            return super().grouped_swiglu_mlp(x, gate, up, down, offsets)
+        both, y = (np.empty((len(x), width), x.dtype) for width in (2 * gate.shape[1], down.shape[1]))
+        _swiglu_mlp(x, (gate, up, down), np.array(offsets), both, y)
+        return y, (both,)
+
+    def grouped_swiglu_mlp_backward(
+        self, g: Array, x: Array, gate: Array, up: Array, down: Array, saved: tuple[Array, ...], offsets: Sequence[int]
+    ) -> Sequence[Array]:
+        """As in `grouped_swiglu_mlp`."""
+        g, x, weights = np.ascontiguousarray(g), np.ascontiguousarray(x), (gate, up, down)
+        if len(saved) == 1 and not self._are_ours([g, x], weights):
+            saved = self._apart(saved[0])
+        both, *others = saved
+        if others:
+            return super().grouped_swiglu_mlp_backward(g, x, gate, up, down, saved, offsets)
+        dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
+        _swiglu_mlp_backward(g, x, weights, np.array(offsets), both, dx, dweights)
+        return [dx, *dweights]
+
+    def _apart(self, both: Array) -> tuple[Array, Array, Array]:
+        """The two factors of a block with a gate, and their product."""
+        gated, upper = np.split(both, 2, axis=1)
+        return gated, upper, self.swiglu(gated, upper)
+
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
         """Each token sums up its own rows."""
         y = np.empty((len(weights), rows.shape[-1]), dtype=rows.dtype)
@@ -635,6 +773,25 @@ class NumbaBackend(ReferenceBackend):
         settings = (real(s) for s in (scale, *adamw_settings(lr, beta1, beta2, eps, weight_decay, step)))
         flat = (p.reshape(-1), np.ascontiguousarray(g).reshape(-1), m.reshape(-1), v.reshape(-1))
         _adamw(*flat, *settings)
+
+    def adamw_all(
+        self,
+        updates: Sequence[tuple[Array, ...]],
+        settings: Sequence[dict[str, Any]],
+        scale: float,
+        memo: dict[str, Any],
+    ) -> None:
+        """In one call, by a table of where the arrays stand; only gradients stand elsewhere at each step."""
+        standing, known = [array for p, _, m, v in updates for array in (p, m, v)], memo.get("arrays", [None])
+        try:
+            if len(known) != len(standing) or not all(map(operator.is_, standing, known)):
+                rows = [(address_of(p), 0, address_of(m), address_of(v), p.size) for p, _, m, v in updates]
+                memo.update(arrays=standing, table=np.array(rows, np.int64).reshape(-1, 5))
+            memo["table"][:, 1] = [address_of(g) for _, g, _, _ in updates]
+        except ValueError:  # some are not float32 in one piece
+            return super().adamw_all(updates, settings, scale, memo)
+        numbers = [(scale, *adamw_settings(**its_own)) for its_own in settings]
+        _adamw_all(memo["table"], np.array(numbers, np.float32).reshape(-1, 7))
 
 
 def _keep_freed_memory() -> None:

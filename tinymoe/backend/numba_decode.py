@@ -15,7 +15,6 @@ weight, read once, multiplies a vector of them. Up to four texts take one block 
 # pyright: reportCallIssue=false
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,8 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, models, overload, register_model
 
 from .decoding import Answers, DecoderWeights, LayerWeights, Place, Prompts, Turns
-from .numba_cpu import _FASTMATH, _exp, _from_key, _kernel, _to_key
+from .numba_attention import highest_at, weigh_at
+from .numba_cpu import _FASTMATH, _exp, _kernel
 from .numba_crew import (
     CLOSED,
     MOST,
@@ -47,7 +47,8 @@ from .numba_crew import (
     take,
     wait,
 )
-from .numba_product import PANEL, fetch, folded, fused, one_tile, spread, tile_rows
+from .numba_memory import address_of, floats_at, integers_at
+from .numba_product import PANEL, VECTOR, fetch, folded, fused, one_tile, spread, tile_rows, turn_square
 from .reference import Array
 
 # For what is called once or more for each text: handing over arrays would cost more than the arithmetic.
@@ -230,42 +231,6 @@ def _fetch(typing_context: Any, array: Any, index: Any) -> tuple[Signature, Call
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
-
-
-def _pointer(kind: Any) -> Any:
-    """An intrinsic: an address as a pointer to numbers of this kind."""
-
-    @intrinsic
-    def pointer(typing_context: Any, address: Any) -> tuple[Signature, Callable[..., Any]]:
-        pointer_type = types.CPointer(kind)
-        return pointer_type(types.intp), lambda context, builder, signature, arguments: builder.inttoptr(
-            arguments[0], context.get_value_type(pointer_type)
-        )
-
-    return pointer
-
-
-_to_floats, _to_integers = _pointer(types.float32), _pointer(types.int64)
-
-
-def _array(address, shape):  # type: ignore[no-untyped-def]
-    """The float32 numbers at an address, as an array of this shape."""
-    return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_float)), shape)
-
-
-@overload(_array)
-def _array_overload(address, shape):  # type: ignore[no-untyped-def]
-    return lambda address, shape: numba.carray(_to_floats(address), shape, np.float32)  # pyright: ignore
-
-
-def _integers(address, shape):  # type: ignore[no-untyped-def]
-    """The int64 numbers at an address, as an array of this shape."""
-    return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_int64)), shape)
-
-
-@overload(_integers)
-def _integers_overload(address, shape):  # type: ignore[no-untyped-def]
-    return lambda address, shape: numba.carray(_to_integers(address), shape, np.int64)  # pyright: ignore
 
 
 def _product(y, w, x, add, start, stop):  # type: ignore[no-untyped-def]
@@ -548,38 +513,42 @@ def _row_width(count):  # type: ignore[no-untyped-def]
 # counted; so rows are told by number.
 
 
-@_inlined
 def _softmax(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
     """Weights from the first `count` dot products of some heads, of scores (H, n), in place; n is a whole number of
     vectors. documents[text, -m:] are those of the last m keys, the last the query's own."""
-    width, masked, (low, high) = scores.shape[1], min(documents.shape[1], count), heads
-    first, document = count - masked, documents.shape[1] - masked
-    for g in range(low, high):
-        highest, total = _to_key(np.float32(-np.inf)), np.float32(0)
-        for s in range(width):
-            scores[g, s] *= scale
-        if softcap > 0:
-            for s in range(count):
-                scores[g, s] = softcap * math.tanh(scores[g, s] / softcap)
-        for s in range(masked):
-            if documents[text, document + s] != documents[text, -1]:
-                scores[g, first + s] = -np.inf
-        for s in range(count, width):
-            scores[g, s] = -np.inf
-        for s in range(width):
-            key = _to_key(scores[g, s])
-            highest = key if key > highest else highest
-        top = _from_key(highest)
-        for s in range(width):
-            scores[g, s] = _exp(scores[g, s] - top)
-            total += scores[g, s]
-        inverse = np.float32(1) / total
-        for s in range(width):
-            scores[g, s] *= inverse
-        # The fast exp gives a hidden key a tiny weight, which times an infinite value would not be zero.
-        for s in range(masked):
-            if documents[text, document + s] != documents[text, -1]:
-                scores[g, first + s] = 0
+    masked, (low, high) = min(documents.shape[1], count), heads
+    its = scores[low:high, :count] * scale
+    if softcap > 0:
+        its = softcap * np.tanh(its / softcap)
+    if masked:
+        its[:, count - masked :][:, documents[text, -masked:] != documents[text, -1]] = -np.inf
+    its = np.exp(its - its.max(axis=1, keepdims=True))
+    scores[low:high, :count] = its / its.sum(axis=1, keepdims=True)
+
+
+# Not by fastmath, which regroups sums: exp rounds by adding a large number and taking it away again.
+@overload(_softmax, jit_options={"fastmath": False, "forceinline": True})
+def _softmax_overload(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
+    def softmax(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
+        width, masked, (low, high) = scores.shape[1], min(documents.shape[1], count), heads
+        first, document = count - masked, documents.shape[1] - masked
+        for g in range(low, high):
+            row = scores.ctypes.data + 4 * g * width
+            if softcap > 0:
+                for s in range(count):
+                    scores[g, s] = softcap / scale * math.tanh(scores[g, s] * scale / softcap)
+            for s in range(masked):
+                if documents[text, document + s] != documents[text, -1]:
+                    scores[g, first + s] = -np.inf
+            inverse = np.float32(1) / weigh_at(row, count, scale, highest_at(row, count) * scale)
+            for s in range(width):
+                scores[g, s] *= inverse
+            # The fast exp gives a hidden key a tiny weight, which times an infinite value would not be zero.
+            for s in range(masked):
+                if documents[text, document + s] != documents[text, -1]:
+                    scores[g, first + s] = 0
+
+    return softmax
 
 
 @_inlined
@@ -606,33 +575,73 @@ def _turn(rows, turns, kind):  # type: ignore[no-untyped-def]
             rows[row, i + half] = second * cos + first * sin
 
 
-@_inlined
-def _take(x, text, rows):  # type: ignore[no-untyped-def]
-    """One text's channels, of x (blocks, C, L), as rows (n, D)."""
-    (count, dim), block, column = rows.shape, text // x.shape[2], text % x.shape[2]
-    for row in range(count):
-        for i in range(dim):
-            rows[row, i] = x[block, row * dim + i, column]
+def _turned(x, y):  # type: ignore[no-untyped-def]
+    """x (blocks, m, n) across, into y (blocks, n, m)."""
+    y[:] = x.transpose(0, 2, 1)
 
 
-@_inlined
-def _give(rows, y, text):  # type: ignore[no-untyped-def]
+@overload(_turned)
+def _turned_overload(x, y):  # type: ignore[no-untyped-def]
+    def turned(x, y):  # type: ignore[no-untyped-def]
+        blocks, m, n = x.shape
+        deep, wide = m // VECTOR * VECTOR, n // VECTOR * VECTOR
+        for block in range(blocks):
+            source, target = x.ctypes.data + 4 * block * m * n, y.ctypes.data + 4 * block * m * n
+            for i in range(0, deep, VECTOR):
+                for j in range(0, wide, VECTOR):
+                    turn_square(source + 4 * (i * n + j), 4 * n, target + 4 * (j * m + i), 4 * m)
+            for i in range(m):
+                for j in range(wide if i < deep else 0, n):
+                    y[block, j, i] = x[block, i, j]
+
+    return turned
+
+
+@_kernel
+def _by_text(x):  # type: ignore[no-untyped-def]
+    """Each text's channels together, (B, C), of x (blocks, C, L): a copy, unless they are so already."""
+    blocks, channels, columns = x.shape
+    if columns == 1:
+        return x.reshape(blocks, channels)
+    rows = np.empty((blocks, columns, channels), np.float32)
+    _turned(x, rows)
+    return rows.reshape(blocks * columns, channels)
+
+
+@_kernel
+def _by_channel(rows, x):  # type: ignore[no-untyped-def]
     """The way back."""
-    (count, dim), block, column = rows.shape, text // y.shape[2], text % y.shape[2]
+    blocks, channels, columns = x.shape
+    _turned(rows.reshape(blocks, columns, channels), x)
+
+
+@_inlined
+def _take(all_rows, text, rows):  # type: ignore[no-untyped-def]
+    """One text's channels, of all_rows (B, C), as rows (n, D)."""
+    count, dim = rows.shape
     for row in range(count):
         for i in range(dim):
-            y[block, row * dim + i, column] = rows[row, i]
+            rows[row, i] = all_rows[text, row * dim + i]
+
+
+@_inlined
+def _give(rows, all_rows, text):  # type: ignore[no-untyped-def]
+    """The way back."""
+    count, dim = rows.shape
+    for row in range(count):
+        for i in range(dim):
+            all_rows[text, row * dim + i] = rows[row, i]
 
 
 @_inlined
 def _keep(k, v, text, keys, values, line, place):  # type: ignore[no-untyped-def]
-    """Write a text's new keys k (K, D), and its values from v (blocks, C, L), into keys and values (…, capacity, K, D)
-    at keys[line, place]."""
-    (heads, dim), block, column = k.shape, text // v.shape[2], text % v.shape[2]
+    """Write a text's new keys k (K, D), and its values from v (B, C), into keys and values (…, capacity, K, D) at
+    keys[line, place]."""
+    heads, dim = k.shape
     for head in range(heads):
         for i in range(dim):
             keys[line, place, head, i] = k[head, i]
-            values[line, place, head, i] = v[block, head * dim + i, column]
+            values[line, place, head, i] = v[text, head * dim + i]
 
 
 def _norm(x, weight, eps, offset, y):  # type: ignore[no-untyped-def]
@@ -689,7 +698,7 @@ def _some_rows(task, share):  # type: ignore[no-untyped-def]
     while task["first"][i] > share:
         i -= 1
     blocks, inner, columns, out = task["blocks"], task["inner"], task["columns"], task["out"][i]
-    x, y = _array(task["x"], (blocks, inner, columns)), _array(task["y"][i], (blocks, out, columns))
+    x, y = floats_at(task["x"], (blocks, inner, columns)), floats_at(task["y"][i], (blocks, out, columns))
     start = (share - task["first"][i]) * task["rows"]
     _linear(y, task["weight"][i], task["bias"][i], x, task["add"] != 0, start, min(start + task["rows"], out))
 
@@ -697,9 +706,9 @@ def _some_rows(task, share):  # type: ignore[no-untyped-def]
 @_kernel
 def _linear(y, weight, bias, x, add, start, stop):  # type: ignore[no-untyped-def]
     out = y.shape[1]
-    _product(y, _array(weight, (out, x.shape[1])), x, add, start, stop)
+    _product(y, floats_at(weight, (out, x.shape[1])), x, add, start, stop)
     if bias != 0:
-        offsets = _array(bias, (out,))
+        offsets = floats_at(bias, (out,))
         for block in range(len(y)):
             for j in range(start, stop):
                 for column in range(y.shape[2]):
@@ -747,10 +756,10 @@ class _Work(NamedTuple):
 def _attend(crew, tables, work, layer, dim):  # type: ignore[no-untyped-def]
     """Attention: from q, k and v to mixed, with the new keys and values written into the cache."""
     weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
-    all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
+    all_q, all_k, all_v, cached = _by_text(work.q), _by_text(work.k), _by_text(work.v), tables.cached[layer]
     start, count, turn = cached[_START], cached[_STOP] - cached[_START], cached[_TURN]
     shape = (len(documents), cached[_CAPACITY], all_k.shape[1] // dim, dim)
-    keys, values = _array(cached[_KEYS], shape), _array(cached[_VALUES], shape)
+    keys, values = floats_at(cached[_KEYS], shape), floats_at(cached[_VALUES], shape)
     q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, shape[2], dim, count)
     for text in range(len(documents)):
         _take(all_q, text, q)
@@ -759,7 +768,8 @@ def _attend(crew, tables, work, layer, dim):  # type: ignore[no-untyped-def]
         _keep(k, all_v, text, keys, values, text, start + count - 1)
         here = cached[_KEYS], cached[_VALUES], cached[_CAPACITY], text, start, count
         _look(crew, q, out, scores, shape[2], rules[layer], documents, text, (here,))
-        _give(out, mixed, text)
+        _give(out, all_q, text)
+    _by_channel(all_q, work.mixed)
 
 
 @_kernel
@@ -786,19 +796,19 @@ def _some_heads(task, share):  # type: ignore[no-untyped-def]
     """A share of `_look`: all of it, for some heads."""
     heads, groups, dim, read = task["heads"], task["groups"], task["dim"], 0
     some = share * heads // task["shares"], (share + 1) * heads // task["shares"]
-    q, out = _array(task["q"], (heads, dim)), _array(task["mixed"], (heads, dim))
-    scores, rules = _array(task["scores"], (heads, task["width"])), _array(task["rules"], (2,))
-    documents = _integers(task["documents"], (task["texts"], task["numbered"]))
+    q, out = floats_at(task["q"], (heads, dim)), floats_at(task["mixed"], (heads, dim))
+    scores, rules = floats_at(task["scores"], (heads, task["width"])), floats_at(task["rules"], (2,))
+    documents = integers_at(task["documents"], (task["texts"], task["numbered"]))
     for i in range(task["places"]):
         row, start, count = task["row"][i], task["start"][i], task["count"][i]
-        keys = _array(task["keys"][i], (row + 1, task["capacity"][i], groups, dim))
+        keys = floats_at(task["keys"][i], (row + 1, task["capacity"][i], groups, dim))
         _scores(q, some, keys, row, start, scores, read, count)
         read += count
     _softmax(scores, some, read, rules[0], rules[1], documents, task["text"])
     read = 0
     for i in range(task["places"]):
         row, start, count = task["row"][i], task["start"][i], task["count"][i]
-        values = _array(task["values"][i], (row + 1, task["capacity"][i], groups, dim))
+        values = floats_at(task["values"][i], (row + 1, task["capacity"][i], groups, dim))
         _mixed(scores, some, read, count, values, row, start, out, i > 0)
         read += count
 
@@ -860,8 +870,8 @@ def _make_ready(q, k, weights, rules, layer, turns, turn):  # type: ignore[no-un
     """Queries (H, D) and keys (K, D), normed where the layer does that, and turned by their position; in place."""
     if weights[layer, _Q_NORM] != 0:
         shape = (q.shape[1],)
-        _normalize(q, _array(weights[layer, _Q_NORM], shape), rules[layer, 2], rules[layer, 3])
-        _normalize(k, _array(weights[layer, _K_NORM], shape), rules[layer, 2], rules[layer, 3])
+        _normalize(q, floats_at(weights[layer, _Q_NORM], shape), rules[layer, 2], rules[layer, 3])
+        _normalize(k, floats_at(weights[layer, _K_NORM], shape), rules[layer, 2], rules[layer, 3])
     if turn >= 0:
         _turn(q, turns, turn)
         _turn(k, turns, turn)
@@ -872,12 +882,12 @@ def _step(crew, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
     """A token for each text, through all layers."""
     x, y = work.x, work.normed
     channels, last = x.shape[1], tables.weights[len(tables.weights) - 1]
-    _embed(x, _array(last[_EMBEDDING], (out.shape[1], channels)), ids)
+    _embed(x, floats_at(last[_EMBEDDING], (out.shape[1], channels)), ids)
     for layer in range(len(tables.cached)):
         _project(crew, tables, work, layer)
         _attend(crew, tables, work, layer, dim)
         _feed_forward(crew, tables, work, layer)
-    _norm(x, _array(last[_LAST_NORM], (channels,)), tables.rules[0, 2], tables.rules[0, 3], y)
+    _norm(x, floats_at(last[_LAST_NORM], (channels,)), tables.rules[0, 2], tables.rules[0, 3], y)
     _linears(crew, y, False, ((work.scores, last[_OUTPUT], last[_OUTPUT_BIAS]),))
     _hand_over(work.scores, out)
 
@@ -886,7 +896,7 @@ def _step(crew, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
 def _project(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     """From the residual stream to a layer's queries, keys and values."""
     w, y = tables.weights[layer], work.normed
-    _norm(work.x, _array(w[_INPUT_NORM], (y.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
+    _norm(work.x, floats_at(w[_INPUT_NORM], (y.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
     layers = ((work.q, w[_Q], w[_Q_BIAS]), (work.k, w[_K], w[_K_BIAS]), (work.v, w[_V], w[_V_BIAS]))
     _linears(crew, y, False, layers)
 
@@ -896,7 +906,7 @@ def _feed_forward(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     """What a layer's attention has mixed, and its SwiGLU, added to the residual stream."""
     w, x, y = tables.weights[layer], work.x, work.normed
     _linears(crew, work.mixed, True, ((x, w[_O], w[_O_BIAS]),))
-    _norm(x, _array(w[_POST_NORM], (x.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
+    _norm(x, floats_at(w[_POST_NORM], (x.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
     _linears(crew, y, False, ((work.gate, w[_GATE], w[_GATE_BIAS]), (work.up, w[_UP], w[_UP_BIAS])))
     _swiglu(work.gate, work.up)
     _linears(crew, work.gate, True, ((x, w[_DOWN], w[_DOWN_BIAS]),))
@@ -939,7 +949,7 @@ class CompiledDecoder:
         rows.append([w.embedding, w.norm, w.output, w.output_bias])
         self.table = np.zeros((len(rows), len(_LAYER_FIELDS)), dtype=np.int64)
         for i, row in enumerate(rows):
-            self.table[i, : len(row)] = [_address(array) for array in row]
+            self.table[i, : len(row)] = [address_of(array) for array in row]
         self.numbers = sum(array.size for row in rows for array in row if array is not None)
         self.rules = np.array([[layer.scale, layer.softcap, w.eps, w.norm_offset] for layer in w.layers], np.float32)
         self.caches: list[Array] = [None] * len(w.layers)  # the arrays of keys whose address is in the table
@@ -956,7 +966,7 @@ class CompiledDecoder:
         for i, (keys, values, _) in enumerate(places):
             if keys is not self.caches[i]:
                 self.caches[i] = keys
-                self.cached[i, [_KEYS, _VALUES, _CAPACITY]] = _address(keys), _address(values), keys.shape[1]
+                self.cached[i, [_KEYS, _VALUES, _CAPACITY]] = address_of(keys), address_of(values), keys.shape[1]
         self.cached[:, _START] = [seen.start for _, _, seen in places]
         self.cached[:, _STOP] = [seen.stop for _, _, seen in places]
         if documents is None:
@@ -1004,12 +1014,3 @@ class CompiledDecoder:
         width, heads, (vocab, channels) = len(first.q), len(first.k), self.held.output.shape
         inner, scratch = len(first.gate), width // dim * (2 * dim + int(_row_width(seen))) + heads
         return channels, channels, width, heads, heads, width, inner, inner, vocab, scratch
-
-
-def _address(array: Array | None) -> int:
-    """Where an array's numbers stand in memory; 0 for none."""
-    if array is None:
-        return 0
-    if array.dtype != np.float32 or not array.flags.c_contiguous:
-        raise ValueError(f"array: got {array.dtype} of strides {array.strides}, expected float32 in one piece")
-    return array.__array_interface__["data"][0]

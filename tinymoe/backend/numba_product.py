@@ -174,7 +174,7 @@ _narrow_full = _tile(ROWS, 1)
 
 
 @intrinsic
-def _turn(
+def turn_square(
     typing_context: Any, source: Any, source_row: Any, target: Any, target_row: Any
 ) -> tuple[Signature, Callable[..., Any]]:
     """A square of VECTOR x VECTOR numbers transposed in registers, from one address to another; strides in bytes."""
@@ -238,7 +238,7 @@ def _lay_out_overload(b, across, out):  # type: ignore[no-untyped-def]
                 for i in range(0, deep, VECTOR):
                     place = b.ctypes.data + (first + j) * b.strides[0] + 4 * i
                     target = out.ctypes.data + panel * out.strides[0] + 4 * (i * PANEL + j)
-                    _turn(place, b.strides[0], target, 4 * PANEL)
+                    turn_square(place, b.strides[0], target, 4 * PANEL)
                 for i in range(deep, depth):
                     for n in range(j, j + VECTOR):
                         out[panel, i, n] = b[first + n, i]

@@ -34,8 +34,8 @@ from .numba_decode import (
     _VALUES,
     _VECTOR,
     CompiledDecoder,
-    _address,
-    _array,
+    _by_channel,
+    _by_text,
     _cut_up,
     _embed,
     _feed_forward,
@@ -52,6 +52,7 @@ from .numba_decode import (
     _take,
     _Work,
 )
+from .numba_memory import address_of, floats_at
 from .numba_product import PANEL
 from .numba_sampling import choose, make_choice
 from .reference import Array
@@ -84,7 +85,7 @@ def sample_answers(decoder: CompiledDecoder, answers: Answers, prompts: Sequence
     cached = np.zeros((layers, decoder.cached.shape[1]), dtype=np.int64)
     cached[:, _TURN] = decoder.cached[:, _TURN]
     for row, held in zip(cached, prompts, strict=True):
-        row[[_KEYS, _VALUES]] = _address(held.keys), _address(held.values)
+        row[[_KEYS, _VALUES]] = address_of(held.keys), address_of(held.values)
         row[[_CAPACITY, _START, _STOP]] = held.keys.shape[1], 0, held.stop
     keys, values = (np.empty((layers, texts, 0, *prompts[0].keys.shape[2:]), np.float32) for _ in range(2))
     starts = np.stack([held.starts for held in prompts]).astype(np.int64)
@@ -136,13 +137,13 @@ def _sample(crew, first, stop, texts, tables, turns, work, dim, out, choice):  #
         step = _shaped(work, len(texts.tokens), count, channels)
         for i in range(count):
             ids[i] = texts.tokens[going[i], n - 1]
-        _embed(step.x, _array(ends[_EMBEDDING], (out.shape[1], channels)), ids[:count])
+        _embed(step.x, floats_at(ends[_EMBEDDING], (out.shape[1], channels)), ids[:count])
         for layer in range(len(tables.cached)):
             _project(crew, now, step, layer)
             _look_back(crew, now, step, texts, going[:count], n, layer, dim)
             _feed_forward(crew, now, step, layer)
         rules = tables.rules[0]
-        _norm(step.x, _array(ends[_LAST_NORM], (channels,)), rules[2], rules[3], step.normed)
+        _norm(step.x, floats_at(ends[_LAST_NORM], (channels,)), rules[2], rules[3], step.normed)
         _linears(crew, step.normed, False, ((step.scores, ends[_OUTPUT], ends[_OUTPUT_BIAS]),))
         _hand_over(step.scores, out[:count])
         count = _draw(texts, going, count, n, out, choice)
@@ -178,7 +179,7 @@ def _cut(memory, blocks, columns, most):  # type: ignore[no-untyped-def]
 def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore[no-untyped-def]
     """Attention to the prompt, and to the text's own tokens, of which the newest, n - 1, is written down first."""
     weights, rules, turns, documents = tables.weights, tables.rules, tables.turns, tables.documents
-    all_q, all_k, all_v, mixed, cached = work.q, work.k, work.v, work.mixed, tables.cached[layer]
+    all_q, all_k, all_v, cached = _by_text(work.q), _by_text(work.k), _by_text(work.v), tables.cached[layer]
     prompts, own_keys, own_values, starts = texts.prompts, texts.keys[layer], texts.values[layer], texts.starts
     groups = all_k.shape[1] // dim
     stop, turn, own = cached[_STOP], cached[_TURN], min(n, texts.windows[layer])  # of its own tokens
@@ -195,7 +196,8 @@ def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore
         own_places = np.int64(own_keys.ctypes.data), np.int64(own_values.ctypes.data)
         here = (*own_places, own_keys.shape[1], text, n - own, own)
         _look(crew, q, out, scores, groups, rules[layer], documents, 0, (there, here))
-        _give(out, mixed, place)
+        _give(out, all_q, place)
+    _by_channel(all_q, work.mixed)
 
 
 @_kernel

@@ -383,6 +383,43 @@ class ReferenceBackend:
             dx += more
         return dx, [dweight for _, dweight in pairs]
 
+    def swiglu_mlp(self, x: Array, gate: Array, up: Array, down: Array) -> tuple[Array, tuple[Any, ...]]:
+        """(silu(x gate^T) * x up^T) down^T, and what its gradients need: x (N, C), gate and up (I, C), down (C, I)."""
+        rows, *matrices = map(self.operand, (x, gate, up, down))
+        gated, upper = self.linears(rows, matrices[:2])  # (N, I) each
+        inner = self.operand(self.swiglu(gated, upper))
+        (y,) = self.linears(inner, matrices[2:])
+        return y, (rows, matrices, gated, upper, inner)
+
+    def swiglu_mlp_backward(
+        self, g: Array, x: Array, gate: Array, up: Array, down: Array, saved: tuple[Any, ...], needs: Sequence[bool]
+    ) -> Sequence[Array | None]:
+        """Gradients of `swiglu_mlp` for x, gate, up and down, of which some are needed."""
+        rows, matrices, gated, upper, inner = saved
+        dinner, (ddown,) = self.linears_backward([self.operand(g)], inner, matrices[2:], (True, needs[3]))
+        parts = [self.operand(part) for part in self.swiglu_backward(dinner, gated, upper)]
+        dx, dweights = self.linears_backward(parts, rows, matrices[:2], needs[:3])
+        return [dx, *dweights, ddown]
+
+    def grouped_swiglu_mlp(
+        self, x: Array, gate: Array, up: Array, down: Array, offsets: Sequence[int]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """`swiglu_mlp` with matrices of its own for each group of rows: gate and up (E, I, C), down (E, C, I)."""
+        gated, upper = self.grouped_linears(x, [gate, up], offsets)  # (N, I) each
+        inner = self.swiglu(gated, upper)
+        (y,) = self.grouped_linears(inner, [down], offsets)
+        return y, (gated, upper, inner)
+
+    def grouped_swiglu_mlp_backward(
+        self, g: Array, x: Array, gate: Array, up: Array, down: Array, saved: tuple[Array, ...], offsets: Sequence[int]
+    ) -> Sequence[Array]:
+        """Gradients of `grouped_swiglu_mlp` for x, gate, up and down."""
+        gated, upper, inner = saved
+        dinner, (ddown,) = self.grouped_linears_backward([g], inner, [down], offsets)
+        parts = self.swiglu_backward(dinner, gated, upper)
+        dx, dweights = self.grouped_linears_backward(parts, x, [gate, up], offsets)
+        return [dx, *dweights, ddown]
+
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
         """Each token's weighted sum of the rows that are its own: rows (P, C), weights (N, k), pairs (P,) -> (N, C).
 
@@ -471,6 +508,20 @@ class ReferenceBackend:
         p *= 1 - lr * weight_decay
         corrected = self.xp.sqrt(v) / math.sqrt(1 - beta2**step) + eps
         p -= (lr / (1 - beta1**step)) * m / corrected
+
+    def adamw_all(
+        self,
+        updates: Sequence[tuple[Array, ...]],
+        settings: Sequence[dict[str, Any]],
+        scale: float,
+        memo: dict[str, Any],
+    ) -> None:
+        """`adamw` for many parameters, from (p, g, m, v) and settings of each.
+
+        memo is the caller's; in it a backend keeps what it would otherwise find out again at each step.
+        """
+        for arrays, its_own in zip(updates, settings, strict=True):
+            self.adamw(*arrays, **its_own, scale=scale)
 
     def sum_of_squares(self, g: Array) -> float:
         """The squared Euclidean norm of an array, as a Python float."""

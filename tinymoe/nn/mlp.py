@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..tensor import Tensor
 from .config import Config
-from .module import Linear, Module, linears, part
+from .module import Linear, Module, are_plain, linears, part
 
 
 @part("mlp", "swiglu")
@@ -23,7 +23,9 @@ class MLP(Module):
         self.down_proj = Linear(width, c.hidden_size, bias=c.mlp_bias, rng=rng, std=c.initializer_range)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (..., hidden_size) -> the same shape."""
+        """x (..., hidden_size) -> the same shape. One operation, if each layer is a matrix and nothing else."""
+        if are_plain(self.gate_proj, self.up_proj, self.down_proj):
+            return ops.swiglu_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
         return self.down_proj(ops.swiglu(*linears(x, self.gate_proj, self.up_proj)))
 
 

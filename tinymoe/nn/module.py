@@ -157,9 +157,14 @@ class Linear(Module):
         return ops.linear(x, self.weight, self.bias) if hasattr(self, "bias") else ops.linear(x, self.weight)
 
 
+def are_plain(*layers: Module) -> bool:
+    """Whether each layer is a matrix and nothing else."""
+    return all(type(layer) is Linear and not hasattr(layer, "bias") for layer in layers)
+
+
 def linears(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """What several layers make of the same x: in one operation, if each is a matrix and nothing else."""
-    if all(type(layer) is Linear and not hasattr(layer, "bias") for layer in layers):
+    """What several layers make of the same x: in one operation, if all are plain."""
+    if are_plain(*layers):
         return ops.linears(x, *(layer.weight for layer in layers))
     return tuple(layer(x) for layer in layers)
 

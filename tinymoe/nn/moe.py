@@ -120,8 +120,7 @@ class Experts(Module):
 
     def answer(self, rows: Tensor, offsets: list[int]) -> Tensor:
         """Each expert's SwiGLU block on its own rows: (P, C) -> (P, C), expert e on offsets[e] to offsets[e + 1]."""
-        gate, up = ops.grouped_linears(rows, self.gate_proj, self.up_proj, offsets=offsets)
-        return ops.grouped_linear(ops.swiglu(gate, up), self.down_proj, offsets=offsets)
+        return ops.grouped_swiglu_mlp(rows, self.gate_proj, self.up_proj, self.down_proj, offsets=offsets)
 
     @property
     def idle(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from ..backend.reference import Array
 from ..lanes import at_once, split_evenly
 from ..nn.module import Module
 from ..tensor import Tensor
+
+Numbered = tuple[int, Tensor, dict[str, Any]]  # a parameter, its number and group
 
 
 class AdamW:
@@ -33,32 +36,28 @@ class AdamW:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         self.param_groups = _groups(params, defaults)
         self.state: dict[int, dict[str, Any]] = {}  # number of the parameter → step, exp_avg (m), exp_avg_sq (v)
+        self._memos: dict[int, dict[str, Any]] = defaultdict(dict)  # the backend's, one a thread
 
     def step(self, grad_scale: float = 1.0) -> None:
         """Update every parameter in place. `grad_scale` multiplies the gradients first: clipping for free."""
         found = [(number, p, group) for number, p, group in self._numbered() if p.grad is not None]
-        shares = split_evenly(found, [p.size for _, p, _ in found])
-        at_once([partial(self._update, share, grad_scale) for share in shares])
+        shares = split_evenly(found, [4 * p.size for _, p, _ in found])  # p, its gradient and moments
+        at_once([
+            partial(self._update, share, grad_scale, self._memos[lane])
+            for lane, share in enumerate(shares)
+        ])  # fmt: skip
 
-    def _update(self, found: Sequence[tuple[int, Tensor, dict[str, Any]]], grad_scale: float) -> None:
+    def _update(self, found: Sequence[Numbered], grad_scale: float, memo: dict[str, Any]) -> None:
+        updates, settings = [], []
         for number, p, group in found:
             if number not in self.state:
                 self.state[number] = _fresh_state(p)
             state, (beta1, beta2) = self.state[number], group["betas"]
             state["step"] += 1
-            current().adamw(
-                p.data,
-                p.grad,
-                state["exp_avg"],
-                state["exp_avg_sq"],
-                step=state["step"],
-                scale=grad_scale,
-                lr=group["lr"],
-                beta1=beta1,
-                beta2=beta2,
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-            )
+            updates.append((p.data, p.grad, state["exp_avg"], state["exp_avg_sq"]))
+            rates = {name: group[name] for name in ("lr", "eps", "weight_decay")}
+            settings.append({"beta1": beta1, "beta2": beta2, "step": state["step"], **rates})
+        current().adamw_all(updates, settings, grad_scale, memo)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -86,7 +85,7 @@ class AdamW:
             for number, s in saved["state"].items()
         }
 
-    def _numbered(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+    def _numbered(self) -> Iterator[Numbered]:
         pairs = ((p, group) for group in self.param_groups for p in group["params"])
         for number, (p, group) in enumerate(pairs):
             yield number, p, group
