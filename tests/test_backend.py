@@ -142,6 +142,17 @@ def test_adamw_of_many_is_adamw_of_each(backend):
             np.testing.assert_allclose(mine, other, rtol=1e-6)
 
 
+def test_adamw_leaves_alone_what_is_read_only(backend):
+    if current().on_device:
+        pytest.skip("arrays of a GPU can all be written to")
+    p, g, m, v = (np.ones(3, np.float32) for _ in range(4))
+    p.flags.writeable = False
+    settings = {"lr": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.0, "step": 1}
+    with pytest.raises(Exception, match=r"read-?only"):
+        current().adamw_all([(p, g, m, v)], [settings], 1.0, {})
+    assert (p == 1).all()
+
+
 def test_sum_of_squares(backend):
     assert current().sum_of_squares(current().asarray(np.arange(6.0).reshape(2, 3))) == 55.0
 

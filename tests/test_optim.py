@@ -1,5 +1,7 @@
 """AdamW and clipping: the update by hand, groups, skipped parameters, state, and refusals."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -185,3 +187,14 @@ def test_bad_settings_are_named(make, message):
 def test_anything_but_a_tensor_is_refused():
     with pytest.raises(TypeError, match="params: got ndarray, expected Tensor"):
         AdamW([np.ones(3)])
+
+
+def test_a_copy_of_an_optimizer_updates_its_own_parameters(backend):
+    p = Tensor(np.ones((3, 4), np.float32), requires_grad=True)
+    optimizer, p.grad = AdamW([p], lr=0.1), np.ones((3, 4), np.float32)
+    optimizer.step()
+    before, other = p.numpy().copy(), copy.deepcopy(optimizer)
+    other.step()
+    np.testing.assert_array_equal(p.numpy(), before)
+    (changed,) = other.param_groups[0]["params"]
+    assert (changed.numpy() < before).all()

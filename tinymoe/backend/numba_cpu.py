@@ -469,7 +469,7 @@ def _adamw(p, g, m, v, scale, gain1, gain2, shrink, rate, root, eps):  # type: i
 @_kernel
 def _adamw_all(table, settings):  # type: ignore[no-untyped-def]
     for row in range(len(table)):
-        p, g, m, v, size = table[row]
+        p, m, v, g, size = table[row]
         scale, gain1, gain2, shrink, rate, root, eps = settings[row]
         arrays = floats_at(p, (size,)), floats_at(g, (size,)), floats_at(m, (size,)), floats_at(v, (size,))
         _adamw(*arrays, scale, gain1, gain2, shrink, rate, root, eps)
@@ -785,10 +785,10 @@ class NumbaBackend(ReferenceBackend):
         standing, known = [array for p, _, m, v in updates for array in (p, m, v)], memo.get("arrays", [None])
         try:
             if len(known) != len(standing) or not all(map(operator.is_, standing, known)):
-                rows = [(address_of(p), 0, address_of(m), address_of(v), p.size) for p, _, m, v in updates]
+                rows = [(*(address_of(array, write=True) for array in (p, m, v)), 0, p.size) for p, _, m, v in updates]
                 memo.update(arrays=standing, table=np.array(rows, np.int64).reshape(-1, 5))
-            memo["table"][:, 1] = [address_of(g) for _, g, _, _ in updates]
-        except ValueError:  # some are not float32 in one piece
+            memo["table"][:, 3] = [address_of(g) for _, g, _, _ in updates]
+        except ValueError:  # some are not float32 in one piece, or must not be written to
             return super().adamw_all(updates, settings, scale, memo)
         numbers = [(scale, *adamw_settings(**its_own)) for its_own in settings]
         _adamw_all(memo["table"], np.array(numbers, np.float32).reshape(-1, 7))

@@ -17,10 +17,15 @@ from numba.extending import intrinsic, overload
 from .reference import Array
 
 
-def address_of(array: Array | None) -> int:
-    """Where an array's numbers stand in memory; 0 for none."""
+def address_of(array: Array | None, write: bool = False) -> int:
+    """Where an array's numbers stand in memory, to read them or also to write; 0 for none.
+
+    Raises ValueError for an array that is not float32 in one piece, or that must not be written to.
+    """
     if array is None:
         return 0
+    if write and not array.flags.writeable:
+        raise ValueError("array: it is read-only")
     if array.dtype != np.float32 or not array.flags.c_contiguous:
         raise ValueError(f"array: got {array.dtype} of strides {array.strides}, expected float32 in one piece")
     return array.__array_interface__["data"][0]

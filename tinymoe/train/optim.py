@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -36,14 +37,14 @@ class AdamW:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         self.param_groups = _groups(params, defaults)
         self.state: dict[int, dict[str, Any]] = {}  # number of the parameter → step, exp_avg (m), exp_avg_sq (v)
-        self._memos: dict[int, dict[str, Any]] = defaultdict(dict)  # the backend's, one a thread
 
     def step(self, grad_scale: float = 1.0) -> None:
         """Update every parameter in place. `grad_scale` multiplies the gradients first: clipping for free."""
         found = [(number, p, group) for number, p, group in self._numbered() if p.grad is not None]
         shares = split_evenly(found, [4 * p.size for _, p, _ in found])  # p, its gradient and moments
+        memos = _memos.setdefault(self, defaultdict(dict))
         at_once([
-            partial(self._update, share, grad_scale, self._memos[lane])
+            partial(self._update, share, grad_scale, memos[lane])
             for lane, share in enumerate(shares)
         ])  # fmt: skip
 
@@ -89,6 +90,10 @@ class AdamW:
         pairs = ((p, group) for group in self.param_groups for p in group["params"])
         for number, (p, group) in enumerate(pairs):
             yield number, p, group
+
+
+# What backends know of an optimizer's arrays, for each thread; a copy of the optimizer has others.
+_memos: weakref.WeakKeyDictionary[AdamW, dict[int, dict[str, Any]]] = weakref.WeakKeyDictionary()
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
