@@ -131,6 +131,12 @@ def _multiply(a, a_across, b, b_across, c, keep):  # type: ignore[no-untyped-def
 
 
 @_kernel
+def _whole(array):  # type: ignore[no-untyped-def]
+    """Where an array begins, and its bytes."""
+    return array.ctypes.data, 4 * array.size
+
+
+@_kernel
 def _linears(x, weights, ys):  # type: ignore[no-untyped-def]
     for i in range(len(ys)):
         multiply(x, False, weights[i], True, ys[i], False)
@@ -139,7 +145,7 @@ def _linears(x, weights, ys):  # type: ignore[no-untyped-def]
 @_kernel
 def _linears_backward(gs, x, weights, dx, dweights):  # type: ignore[no-untyped-def]
     for i in range(len(gs)):  # x was computed long ago
-        soon = (x.ctypes.data, 4 * x.size) if i == 0 else NOTHING
+        soon = _whole(x) if i == 0 else NOTHING
         multiply(gs[i], False, weights[i], False, dx, i > 0, soon)
     for i in range(len(gs)):
         multiply(gs[i], True, x, False, dweights[i], False)
@@ -158,8 +164,7 @@ def _grouped_backward(gs, x, weights, offsets, dx, dweights):  # type: ignore[no
     for e in range(len(offsets) - 1):
         rows = slice(offsets[e], offsets[e + 1])
         for i in range(len(gs)):
-            its = x[rows]
-            soon = (its.ctypes.data, 4 * its.size) if i == 0 else NOTHING
+            soon = _whole(x[rows]) if i == 0 else NOTHING
             multiply(gs[i][rows], False, weights[i][e], False, dx[rows], i > 0, soon)
         for i in range(len(gs)):
             multiply(gs[i][rows], True, x[rows], False, dweights[i][e], False)
@@ -259,12 +264,6 @@ def _gate_backward(g, both, dboth, inner):  # type: ignore[no-untyped-def]
             inner[i, j] = silu * both[i, width + j]
             dboth[i, width + j] = g[i, j] * silu
             dboth[i, j] = g[i, j] * both[i, width + j] * (s + silu * (one - s))
-
-
-@_kernel
-def _whole(array):  # type: ignore[no-untyped-def]
-    """Where an array begins, and its bytes."""
-    return array.ctypes.data, 4 * array.size
 
 
 @_kernel
