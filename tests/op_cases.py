@@ -49,6 +49,12 @@ def _attend(q: Any, k: Any, v: Any, documents: bool = False) -> Any:
     return ops.attention(q, k, v, scale=0.4, q_documents=d if d is None else d[:, -q.shape[1] :], k_documents=d)
 
 
+def _qkv_rope(x: Any, *weights: Any, head_dim: int = 6, some: Any = (0, 1, 2)) -> Any:
+    turn = {"cos": on_backend(_cos.astype(x.dtype)), "sin": on_backend(_sin.astype(x.dtype))}
+    results = ops.qkv_rope(x, *weights, **turn, head_dim=head_dim)
+    return ops.concatenate(*(results[i] for i in some), axis=2)
+
+
 def _rule(q: Any, k: Any, v: Any, sinks: Any, **options: Any) -> Any:
     arrays = {name: on_backend(value) for name, value in options.items() if isinstance(value, np.ndarray)}
     rules = AttentionRules(0.4, **{**options, **arrays})
@@ -134,6 +140,12 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
         (r(2, 5, 3, 9),),
     ),
+    "add_rms_norm": (lambda x, y, w: _side_by_side(ops.add_rms_norm(x, y, w, eps=1e-5)), (r(2, 3, 8), r(2, 3, 8), r(8))),
+    "add_rms_norm sum alone": (lambda x, y, w: ops.add_rms_norm(x, y, w, eps=1e-5)[0], (r(3, 8), r(3, 8), r(8))),
+    "add_rms_norm norm alone": (lambda x, y, w: ops.add_rms_norm(x, y, w, eps=1e-5)[1], (r(3, 8), r(3, 8), r(8))),
+    "qkv_rope": (_qkv_rope, (r(2, 5, 4), r(12, 4), r(6, 4), r(6, 4))),
+    "qkv_rope partial": (lambda *arrays: _qkv_rope(*arrays, head_dim=9), (r(2, 5, 4), r(18, 4), r(9, 4), r(9, 4))),
+    "qkv_rope keys alone": (lambda *arrays: _qkv_rope(*arrays, some=[1]), (r(2, 5, 4), r(12, 4), r(6, 4), r(6, 4))),
     "layer_norm": (lambda x, w, b: ops.layer_norm(x, w, b, eps=1e-5), (r(2, 3, 8), r(8), r(8))),
     "gelu": (ops.gelu, (np.concatenate([3 * r(3, 5), [[-9.0, -0.3, 0.0, 0.5, 7.0]]]),)),
     "gelu_tanh": (ops.gelu_tanh, (3 * r(3, 5),)),

@@ -12,6 +12,7 @@ from gradients import check_gradients
 
 import tinymoe as tm
 from tinymoe.backend import current
+from tinymoe.course.adoption import Target, run_by
 from tinymoe.models import Config, from_pretrained, zoo
 from tinymoe.models.families import FAMILIES, family
 from tinymoe.models.size import measure
@@ -48,6 +49,23 @@ def test_a_cache_keeps_its_batch_size():
     model(ids_of(2, 3), cache=cache)
     with pytest.raises(ValueError, match="holds a batch of 2, got a batch of 3"):
         model(ids_of(3, 1), cache=cache)
+
+
+@pytest.mark.parametrize(("name", "times"), [("rope", 4), ("rms_norm", 5)])
+def test_an_operation_that_was_adopted_is_what_a_model_runs_on(name, times, backend):
+    """An operation that does the work of several must not pass it over."""
+    target, calls = Target(f"ops.py::{name}"), []
+
+    def mine(*arrays, **options):
+        calls.append(name)
+        return target.original(*arrays, **options)
+
+    model, ids = small(), ids_of(2, 12)
+    expected = model.loss(ids[:, :-1], ids[:, 1:])
+    with run_by(target, mine):
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+    assert len(calls) == times  # in two layers, and before the output
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_future_does_not_change_the_past(backend):

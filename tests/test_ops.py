@@ -130,3 +130,11 @@ def _run(f, arrays):
     out = f(*leaves)
     out.sum().backward()
     return [out.numpy(), *(current().to_numpy(leaf.grad) for leaf in leaves)]
+
+
+@pytest.mark.parametrize("operation", [lambda x, y, w: ops.add(x, y), lambda *a: ops.add_rms_norm(*a, eps=1e-5)[0]])
+def test_leaves_that_are_added_have_gradients_of_their_own(operation, backend):
+    leaves = [Tensor(r(2, 4), requires_grad=True) for _ in range(2)]
+    operation(*leaves, Tensor(r(4))).sum().backward()
+    leaves[0].grad += 1
+    np.testing.assert_array_equal(current().to_numpy(leaves[1].grad), np.ones((2, 4)))

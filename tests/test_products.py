@@ -260,3 +260,32 @@ def test_experts_with_a_gate(change, faster, alone, monkeypatch):
         np.testing.assert_allclose(ours[rows], y, atol=1e-4 * np.abs(y).max())
         for mine, theirs in zip((dx[rows], *(dweight[e] for dweight in dweights)), gradients, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("batch", [1, 2])  # of angles: the same for all texts, or each its own
+@pytest.mark.parametrize("tokens", [3, 24])
+@pytest.mark.parametrize("turned", [8, 6])
+@pytest.mark.parametrize("change", [None, np.float64, np.asfortranarray])
+def test_queries_keys_and_values(batch, tokens, turned, change, alone):
+    """Few rows and more, a part of the channels turned or all, grouped heads; and weights of another kind."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2 * tokens, 20)).astype(np.float32)
+    weights = [random.normal(size=(width, 20)).astype(np.float32) for width in (32, 16, 16)]
+    angles = random.normal(size=(batch, tokens, turned // 2)).astype(np.float32)
+    cos, sin = np.cos(angles), np.sin(angles)
+    expected = ReferenceBackend().qkv_rope(x, weights, cos, sin, 8)
+    gradients = [random.normal(size=y.shape).astype(np.float32) for y in expected]
+    given = [weight if change is None else change(weight) for weight in weights]
+    found = alone.qkv_rope(x, given, cos, sin, 8)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    kept = [g.copy() for g in gradients]
+    for needs in ([True] * 4, [False, True, False, True]):
+        dx, dweights = alone.qkv_rope_backward(gradients, x, given, cos, sin, needs)
+        right = ReferenceBackend().qkv_rope_backward(gradients, x, weights, cos, sin, needs)
+        for ours, theirs in zip([dx, *dweights], [right[0], *right[1]], strict=True):
+            assert (ours is None) == (theirs is None)
+            if theirs is not None:
+                np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for g, before in zip(gradients, kept, strict=True):  # somebody else may hold them
+        np.testing.assert_array_equal(g, before)

@@ -43,6 +43,14 @@ def op_several(forward: Callable[..., Results]) -> Callable[..., tuple[Tensor, .
     return recorded
 
 
+def is_own(name: str) -> bool:
+    """Whether an operation is computed as this module says: adopting another function for it leaves `__wrapped__`.
+
+    One operation that does the work of several asks, so that a learner's own is not passed over.
+    """
+    return not hasattr(OPS[name], "__wrapped__")
+
+
 def unbroadcast(g: Array, like: Any) -> Array:
     """Sum g over the axes along which `like` was broadcast: a value used many times gets the sum of its gradients."""
     shape = getattr(like, "shape", ())
@@ -296,6 +304,21 @@ def rms_norm(ctx: Context, x: Array, weight: Array, *, eps: float) -> Result:
     return y.reshape(x.shape), vjp
 
 
+@op_several
+def add_rms_norm(ctx: Context, x: Array, y: Array, weight: Array, *, eps: float) -> Results:
+    """x + y, of one shape (..., C), and the `rms_norm` of the sum."""
+    rows = (ctx.xp.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in (x, y))  # (N, C)
+    total, normed, inverse_rms = ctx.backend.add_rms_norm(*rows, weight, eps)
+
+    def vjp(gs: Sequence[Array | None]) -> tuple[Array, ...]:
+        given = (ctx.xp.zeros_like(total) if g is None else g.reshape(total.shape) for g in gs)
+        dx, dweight = ctx.backend.add_rms_norm_backward(*given, total, weight, inverse_rms)
+        dx = dx.reshape(x.shape)
+        return dx, dx[...], dweight  # a view, which no leaf takes for its own memory
+
+    return (total.reshape(x.shape), normed.reshape(x.shape)), vjp
+
+
 @op
 def rope(ctx: Context, x: Array, *, cos: Array, sin: Array) -> Result:
     """Rotary position embedding: x (B, T, H, D), cos and sin (B or 1, T, R/2) for the first R of the D channels.
@@ -303,6 +326,24 @@ def rope(ctx: Context, x: Array, *, cos: Array, sin: Array) -> Result:
     A rotation's vjp is its inverse.
     """
     return ctx.backend.rope(x, cos, sin), lambda g: (ctx.backend.rope(g, cos, -sin),)
+
+
+@op_several
+def qkv_rope(
+    ctx: Context, x: Array, query: Array, key: Array, value: Array, *, cos: Array, sin: Array, head_dim: int
+) -> Results:
+    """`linear` by three weights, and `rope` for what the first two make: x (B, T, C) -> (B, T, out / D, D) each."""
+    operand, backend = ctx.backend.operand, ctx.backend
+    rows = operand(x.reshape(-1, x.shape[-1]))  # (B T, C)
+    matrices = [operand(weight) for weight in (query, key, value)]
+    results = backend.qkv_rope(rows, matrices, cos, sin, head_dim)
+
+    def vjp(gs: Sequence[Array | None]) -> list[Array | None]:
+        given = [ctx.xp.zeros_like(y) if g is None else g for g, y in zip(gs, results, strict=True)]
+        dx, dweights = backend.qkv_rope_backward(given, rows, matrices, cos, sin, ctx.needs)
+        return [None if dx is None else dx.reshape(x.shape), *dweights]
+
+    return results, vjp
 
 
 @op

@@ -116,6 +116,16 @@ def _indexer_loss(q: Any, k: Any, weights: Any, **options: Any) -> Any:
     return _kl(scores, target) / target[..., 0].numel()
 
 
+def _add_rms_norm(x: Any, y: Any, w: Any) -> Any:
+    return torch.cat([x + y, _rms_norm(x + y, w)], dim=-1)
+
+
+def _qkv_rope(x: Any, *weights: Any, head_dim: int = 6, some: Any = (0, 1, 2)) -> Any:
+    q, k, v = (F.linear(x, w).unflatten(-1, (-1, head_dim)) for w in weights)
+    q, k = (torch.cat([_rope(y[..., :6]), y[..., 6:]], dim=-1) for y in (q, k))
+    return torch.cat([(q, k, v)[i] for i in some], dim=2)
+
+
 def _swiglu_mlp(x: Any, gate: Any, up: Any, down: Any) -> Any:
     return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
 
@@ -186,6 +196,12 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "rms_norm many rows": _rms_norm,
     "rope": _rope,
     "rope partial": lambda x: torch.cat([_rope(x[..., :6]), x[..., 6:]], dim=-1),
+    "add_rms_norm": _add_rms_norm,
+    "add_rms_norm sum alone": lambda x, y, w: x + y + 0 * w,
+    "add_rms_norm norm alone": lambda x, y, w: _rms_norm(x + y, w),
+    "qkv_rope": _qkv_rope,
+    "qkv_rope partial": lambda *arrays: _qkv_rope(*arrays, head_dim=9),
+    "qkv_rope keys alone": lambda *arrays: _qkv_rope(*arrays, some=[1]) + 0 * sum(w.sum() for w in arrays),
     "layer_norm": lambda x, w, b: F.layer_norm(x, (x.shape[-1],), w, b, eps=1e-5),
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),

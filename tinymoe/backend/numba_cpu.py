@@ -198,20 +198,56 @@ def _rms_norm_backward(g, x, weight, inverse_rms, dx, dweight):  # type: ignore[
 
 
 @_kernel
-def _rope(x, cos, sin, y):  # type: ignore[no-untyped-def]
-    batch, tokens, heads, dim = x.shape
+def _add_rms_norm(x, y, weight, eps, total, normed, inverse_rms):  # type: ignore[no-untyped-def]
+    rows, width = x.shape
+    for i in range(rows):
+        square = x.dtype.type(0)
+        for j in range(width):
+            both = x[i, j] + y[i, j]
+            total[i, j] = both
+            square += both * both
+        r = x.dtype.type(1 / math.sqrt(square / width + eps))
+        inverse_rms[i, 0] = r
+        for j in range(width):
+            normed[i, j] = total[i, j] * r * weight[j]
+
+
+@_kernel
+def _add_rms_norm_backward(dtotal, g, total, weight, inverse_rms, dx, dweight):  # type: ignore[no-untyped-def]
+    rows, width = g.shape
+    for i in range(rows):
+        r = inverse_rms[i, 0]
+        dot = g.dtype.type(0)
+        for j in range(width):
+            dot += g[i, j] * weight[j] * total[i, j]
+        dot *= r * r / g.dtype.type(width)
+        for j in range(width):
+            dx[i, j] = dtotal[i, j] + r * (g[i, j] * weight[j] - total[i, j] * dot)
+            dweight[j] += g[i, j] * total[i, j] * r
+
+
+@_kernel
+def _turn(x, cos, sin):  # type: ignore[no-untyped-def]
+    """`rope` in place: x (B, T, H, D)."""
+    batch, tokens, heads, _ = x.shape
     half = cos.shape[2]
-    for row in range(batch * tokens):
-        b, t = row // tokens, row % tokens
-        c = cos[b % cos.shape[0], t]
-        s = sin[b % sin.shape[0], t]
-        for h in range(heads):
-            for j in range(half):
-                first, second = x[b, t, h, j], x[b, t, h, j + half]
-                y[b, t, h, j] = first * c[j] - second * s[j]
-                y[b, t, h, j + half] = second * c[j] + first * s[j]
-            for j in range(2 * half, dim):
-                y[b, t, h, j] = x[b, t, h, j]
+    for b in range(batch):
+        for t in range(tokens):
+            c, s = cos[b % len(cos), t], sin[b % len(sin), t]
+            for h in range(heads):
+                for j in range(half):
+                    first, second = x[b, t, h, j], x[b, t, h, j + half]
+                    x[b, t, h, j] = first * c[j] - second * s[j]
+                    x[b, t, h, j + half] = second * c[j] + first * s[j]
+
+
+@_kernel
+def _qkv_rope(x, weights, cos, sin, ys):  # type: ignore[no-untyped-def]
+    for i in range(len(ys)):
+        y, shape = ys[i], ys[i].shape
+        multiply(x, False, weights[i], True, y.reshape(len(x), shape[2] * shape[3]), False)
+        if i < 2:  # what has just been written is near
+            _turn(y, cos, sin)
 
 
 @_kernel
@@ -556,6 +592,21 @@ class NumbaBackend(ReferenceBackend):
         _rms_norm_backward(np.ascontiguousarray(g), x, weight, inverse_rms, dx, dweight)
         return dx, dweight
 
+    def add_rms_norm(self, x: Array, y: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
+        """A row's sum is normalized while it is near."""
+        total, normed, inverse_rms = np.empty_like(x), np.empty_like(x), np.empty((len(x), 1), dtype=x.dtype)
+        _add_rms_norm(x, y, weight, x.dtype.type(eps), total, normed, inverse_rms)
+        return total, normed, inverse_rms
+
+    def add_rms_norm_backward(
+        self, dtotal: Array, g: Array, total: Array, weight: Array, inverse_rms: Array
+    ) -> tuple[Array, Array]:
+        """As in `add_rms_norm`: a row's two gradients are added while it is near."""
+        dx, dweight = np.empty_like(total), np.zeros_like(weight)
+        given = np.ascontiguousarray(dtotal), np.ascontiguousarray(g)
+        _add_rms_norm_backward(*given, total, weight, inverse_rms, dx, dweight)
+        return dx, dweight
+
     def erf(self, x: Array) -> Array:
         """The C library's erf, a number at a time."""
         y = np.empty_like(x)
@@ -563,10 +614,19 @@ class NumbaBackend(ReferenceBackend):
         return y
 
     def rope(self, x: Array, cos: Array, sin: Array) -> Array:
-        """Both halves of each pair are read and written once."""
-        y = np.empty_like(x)
-        _rope(x, cos, sin, y)
+        """Turned where a copy stands: a loop over one array is compiled to better code than one over two."""
+        y = np.array(x, order="C")
+        _turn(y, cos, sin)
         return y
+
+    def qkv_rope(self, x: Array, weights: Sequence[Array], cos: Array, sin: Array, head_dim: int) -> Sequence[Array]:
+        """In one call, where products are ours: queries and keys are turned where they stand."""
+        if len(x) < FEW or not self._are_ours([x], weights):
+            return super().qkv_rope(x, weights, cos, sin, head_dim)
+        shape = len(x) // cos.shape[1], cos.shape[1]
+        ys = tuple(np.empty((*shape, len(weight) // head_dim, head_dim), x.dtype) for weight in weights)
+        _qkv_rope(x, tuple(weights), cos, sin, ys)
+        return ys
 
     def swiglu(self, gate: Array, up: Array) -> Array:
         """silu(gate) * up in one pass."""

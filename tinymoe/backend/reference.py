@@ -170,6 +170,18 @@ class ReferenceBackend:
         dx = inverse_rms * (scaled - normed * (scaled * normed).mean(axis=-1, keepdims=True))
         return dx, (g * normed).sum(axis=0)
 
+    def add_rms_norm(self, x: Array, y: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
+        """x + y, the `rms_norm` of it, and its 1/rms: x and y (N, C)."""
+        total = x + y
+        return total, *self.rms_norm(total, weight, eps)
+
+    def add_rms_norm_backward(
+        self, dtotal: Array, g: Array, total: Array, weight: Array, inverse_rms: Array
+    ) -> tuple[Array, Array]:
+        """Gradients for x, which is that for y too, and weight, from those of the sum and of its norm."""
+        dx, dweight = self.rms_norm_backward(g, total, weight, inverse_rms)
+        return dx + dtotal, dweight
+
     def rope(self, x: Array, cos: Array, sin: Array) -> Array:
         """Rotate the pairs (x[i], x[i + D/2]) by their angles (Su et al. 2021, in Llama's half-split layout).
 
@@ -180,6 +192,19 @@ class ReferenceBackend:
         cos, sin = cos[:, :, None, :], sin[:, :, None, :]  # (B or 1, T, 1, R/2)
         first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return self.xp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+    def qkv_rope(self, x: Array, weights: Sequence[Array], cos: Array, sin: Array, head_dim: int) -> Sequence[Array]:
+        """Queries, keys and values by their weights, the first two turned by `rope`: x (B T, C) -> (B, T, H, D) each."""
+        q, k, v = (y.reshape(-1, cos.shape[1], y.shape[1] // head_dim, head_dim) for y in self.linears(x, weights))
+        return self.rope(q, cos, sin), self.rope(k, cos, sin), v
+
+    def qkv_rope_backward(
+        self, gs: Sequence[Array], x: Array, weights: Sequence[Array], cos: Array, sin: Array, needs: Sequence[bool]
+    ) -> tuple[Array | None, Sequence[Array | None]]:
+        """Gradients of `qkv_rope` for x and each weight, of which some are needed, from those of the results."""
+        q, k, v = gs
+        turned = self.rope(q, cos, -sin), self.rope(k, cos, -sin), v
+        return self.linears_backward([self.operand(g.reshape(len(x), -1)) for g in turned], x, weights, needs)
 
     def silu(self, x: Array) -> Array:
         """x * sigmoid(x) (Hendrycks and Gimpel 2016; also called swish)."""

@@ -18,6 +18,7 @@ from ..nn.attention import Places
 from ..nn.cache import KVCache, LayerCache
 from ..nn.config import Config
 from ..nn.module import Embedding, Linear, Module, make, part
+from ..nn.norm import add_and_norm
 from ..nn.parts import by_lanes
 from ..nn.recorder import collecting, recording
 from ..tensor import Tensor, no_grad
@@ -40,8 +41,9 @@ class DecoderLayer(Module):
 
     def __call__(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
         """x (B, T, C) -> the same shape."""
-        x = x + self.self_attn(self.input_layernorm(x), places, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        attended = self.self_attn(self.input_layernorm(x), places, cache)
+        x, normed = add_and_norm(x, attended, self.post_attention_layernorm)
+        return x + self.mlp(normed)
 
 
 class Decoder(Module):

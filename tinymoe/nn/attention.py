@@ -14,7 +14,7 @@ from ..backend.reference import Array
 from ..tensor import Tensor
 from .cache import LayerCache
 from .config import Config
-from .module import Linear, Module, linears, part
+from .module import Linear, Module, are_plain, linears, part
 from .recorder import record
 
 
@@ -61,9 +61,11 @@ class Attention(Module):
 
     def heads(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, D), keys and values (B, T, K, D); queries and keys turned by their positions."""
-        found = linears(x, self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in found)
-        return ops.rope(q, cos=places.cos, sin=places.sin), ops.rope(k, cos=places.cos, sin=places.sin), v
+        layers, turn = (self.q_proj, self.k_proj, self.v_proj), {"cos": places.cos, "sin": places.sin}
+        if are_plain(*layers) and ops.is_own("rope"):
+            return ops.qkv_rope(x, *(layer.weight for layer in layers), **turn, head_dim=self.head_dim)
+        q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in linears(x, *layers))
+        return ops.rope(q, **turn), ops.rope(k, **turn), v
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
         """Each query's mix of the values: (B, T, H, D)."""

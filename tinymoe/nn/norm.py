@@ -20,6 +20,14 @@ class RMSNorm(Module):
         return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
+def add_and_norm(x: Tensor, y: Tensor, norm: Module) -> tuple[Tensor, Tensor]:
+    """x + y, (..., hidden_size), and what the norm makes of it: in one operation, where it is RMSNorm."""
+    if type(norm) is RMSNorm and ops.is_own("rms_norm"):
+        return ops.add_rms_norm(x, y, norm.weight, eps=norm.eps)
+    x = x + y
+    return x, norm(x)
+
+
 @part("norm", "rms_norm_plus_one")
 class OffsetRMSNorm(Module):
     """RMSNorm whose weight is an offset from one, as Gemma stores it: weight decay then pulls towards doing nothing."""
