@@ -140,7 +140,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
         (r(2, 5, 3, 9),),
     ),
-    "add_rms_norm": (lambda x, y, w: _side_by_side(ops.add_rms_norm(x, y, w, eps=1e-5)), (r(2, 3, 8), r(2, 3, 8), r(8))),
+    "add_rms_norm": (lambda *a: _side_by_side(ops.add_rms_norm(*a, eps=1e-5)), (r(2, 3, 8), r(2, 3, 8), r(8))),
     "add_rms_norm sum alone": (lambda x, y, w: ops.add_rms_norm(x, y, w, eps=1e-5)[0], (r(3, 8), r(3, 8), r(8))),
     "add_rms_norm norm alone": (lambda x, y, w: ops.add_rms_norm(x, y, w, eps=1e-5)[1], (r(3, 8), r(3, 8), r(8))),
     "qkv_rope": (_qkv_rope, (r(2, 5, 4), r(12, 4), r(6, 4), r(6, 4))),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinymoe import zoo
 from tinymoe.backend import current, using
-from tinymoe.generate import engine, sampling
+from tinymoe.course.adoption import Target, run_by
 from tinymoe.generate import generate as loop
 from tinymoe.models import CausalLM, compiled
 from tinymoe.models.compiled import decoder_weights
@@ -245,16 +245,14 @@ def test_what_is_recorded_is_recorded_as_ever():
     assert [weights.shape for weights in records["attention"]] == [(1, 4, 1, 4)] * 2
 
 
-def test_a_function_that_was_replaced_is_the_one_that_runs(calls, monkeypatch):
-    from tinymoe.tensor import OPS
-
-    model, function = build(), OPS["rms_norm"]
+def test_a_function_that_was_replaced_is_the_one_that_runs(calls):
+    model = build()
     with using("numba"):
         cache = model.new_cache()
         model([[1, 2, 3]], cache=cache)
         model([[4]], cache=cache)
-        monkeypatch.setattr(function, "__code__", (lambda ctx, x, weight, *, eps: (x * 0, None)).__code__)
-        assert not model([[5]], cache=cache).numpy().any()
+        with run_by(Target("ops.py::rms_norm"), lambda ctx, x, weight, *, eps: (x * 0, None)):
+            assert not model([[5]], cache=cache).numpy().any()
     assert len(calls) == 1
 
 
@@ -478,15 +476,15 @@ def test_wrong_options_are_refused_as_ever(samples):
             build().generate([1, 99])
 
 
-@pytest.mark.parametrize("function", [sampling.top_p_filter, sampling.sample, engine.stream])
-def test_generation_asks_functions_that_were_replaced(function, samples, monkeypatch):
-    model = build()
+@pytest.mark.parametrize("name", ["sampling.py::top_p_filter", "sampling.py::sample", "engine.py::stream"])
+def test_generation_asks_functions_that_were_replaced(name, samples):
+    model, target = build(), Target(f"generate/{name}")
     same = partial(model.generate, [1, 2, 3], max_new_tokens=5, temperature=0.0)
     with using("numba"):
         expected = same()
         assert samples == [1]
-        monkeypatch.setattr(function, "__code__", function.__code__.replace(co_name="mine"))
-        np.testing.assert_array_equal(same(), expected)
+        with run_by(target, target.original):
+            np.testing.assert_array_equal(same(), expected)
     assert samples == [1]
 
 
@@ -498,5 +496,5 @@ def test_what_compiled_answers_do_not_know_takes_the_ordinary_way(samples, monke
     def softmax(logits: np.ndarray) -> np.ndarray:
         return np.eye(logits.shape[-1])[np.zeros(len(logits), int) + 5]
 
-    monkeypatch.setattr(sampling.softmax, "__code__", softmax.__code__)
-    assert set(np.concatenate(answers(model, "numba").completions())) == {5} and not samples
+    with run_by(Target("generate/sampling.py::softmax"), softmax):
+        assert set(np.concatenate(answers(model, "numba").completions())) == {5} and not samples

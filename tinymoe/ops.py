@@ -43,14 +43,6 @@ def op_several(forward: Callable[..., Results]) -> Callable[..., tuple[Tensor, .
     return recorded
 
 
-def is_own(name: str) -> bool:
-    """Whether an operation is computed as this module says: adopting another function for it leaves `__wrapped__`.
-
-    One operation that does the work of several asks, so that a learner's own is not passed over.
-    """
-    return not hasattr(OPS[name], "__wrapped__")
-
-
 def unbroadcast(g: Array, like: Any) -> Array:
     """Sum g over the axes along which `like` was broadcast: a value used many times gets the sum of its gradients."""
     shape = getattr(like, "shape", ())
@@ -307,12 +299,12 @@ def rms_norm(ctx: Context, x: Array, weight: Array, *, eps: float) -> Result:
 @op_several
 def add_rms_norm(ctx: Context, x: Array, y: Array, weight: Array, *, eps: float) -> Results:
     """x + y, of one shape (..., C), and the `rms_norm` of the sum."""
-    rows = (ctx.xp.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in (x, y))  # (N, C)
-    total, normed, inverse_rms = ctx.backend.add_rms_norm(*rows, weight, eps)
+    left, right = (ctx.xp.ascontiguousarray(a).reshape(-1, a.shape[-1]) for a in (x, y))  # (N, C)
+    total, normed, inverse_rms = ctx.backend.add_rms_norm(left, right, weight, eps)
 
     def vjp(gs: Sequence[Array | None]) -> tuple[Array, ...]:
-        given = (ctx.xp.zeros_like(total) if g is None else g.reshape(total.shape) for g in gs)
-        dx, dweight = ctx.backend.add_rms_norm_backward(*given, total, weight, inverse_rms)
+        dtotal, dnormed = (ctx.xp.zeros_like(total) if g is None else g.reshape(total.shape) for g in gs)
+        dx, dweight = ctx.backend.add_rms_norm_backward(dtotal, dnormed, total, weight, inverse_rms)
         dx = dx.reshape(x.shape)
         return dx, dx[...], dweight  # a view, which no leaf takes for its own memory
 

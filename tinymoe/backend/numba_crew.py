@@ -119,8 +119,8 @@ def post(board, shares):  # type: ignore[no-untyped-def]
 
 @_kernel
 def take(board, lead) -> Any:  # type: ignore[no-untyped-def]
-    """(first, stop) of shares that are the caller's from now on: some at first, at last one by one, since every look at
-    the ticket waits for the other cores. `NONE` left, or `CLOSED`, instead of the first."""
+    """(first, stop) of shares that are the caller's from now on: an equal part of those left, at last one by one.
+    Every look at the ticket waits for the other cores. `NONE` left, or `CLOSED`, instead of the first."""
     while True:
         ticket = _read(board, _TICKET)
         if ticket < 0:
@@ -128,7 +128,7 @@ def take(board, lead) -> Any:  # type: ignore[no-untyped-def]
         first, stop = ticket >> 16 & 0xFFFF, ticket & 0xFFFF
         if first >= stop:
             return NONE, 0
-        some = max((stop - first) // (2 * board[_HELPERS] + 2), 1)
+        some = max((stop - first) // (board[_HELPERS] + 1), 1)
         if _replace(board, _TICKET, ticket, ticket + (some << 16) if lead else ticket - some):
             return (first, first + some) if lead else (stop - some, stop)
 

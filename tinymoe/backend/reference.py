@@ -194,7 +194,7 @@ class ReferenceBackend:
         return self.xp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
 
     def qkv_rope(self, x: Array, weights: Sequence[Array], cos: Array, sin: Array, head_dim: int) -> Sequence[Array]:
-        """Queries, keys and values by their weights, the first two turned by `rope`: x (B T, C) -> (B, T, H, D) each."""
+        """Queries, keys and values by their weights, the first two turned by `rope`: x (N, C) -> (B, T, H, D) each."""
         q, k, v = (y.reshape(-1, cos.shape[1], y.shape[1] // head_dim, head_dim) for y in self.linears(x, weights))
         return self.rope(q, cos, sin), self.rope(k, cos, sin), v
 

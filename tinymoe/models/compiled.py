@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 from operator import is_not
-from types import CodeType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -32,7 +31,7 @@ from ..nn.module import Embedding, Linear, Parameter
 from ..nn.norm import OffsetRMSNorm, RMSNorm
 from ..nn.position import NoTurning
 from ..nn.variants import VariantAttention
-from ..tensor import OPS, Tensor
+from ..tensor import OPS, Tensor, are_own
 
 if TYPE_CHECKING:
     from .decoder import CausalLM
@@ -100,7 +99,7 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
     if cache is None or documents is not None or ids.shape[1] != 1 or not cache.length or recorder.is_recording():
         return None
     held = _prepared(model, cache)
-    if not held.steps or not _own_code(_STEP):
+    if not held.steps or not are_own(*_STEP):
         return None
     every = cache.append_documents(None, len(ids), 1)
     angles = _angles(model, [cache.length])[0]
@@ -116,7 +115,7 @@ def compiled_logits(model: CausalLM, ids: Array, cache: KVCache | None, document
 
 def compiled_texts(model: CausalLM, ids: Any, *, eos_token_id: int | None = None, **options: Any) -> Array | None:
     """What `generate.generate` returns, or None where it has to do that itself. The random numbers are the same."""
-    if not _own_code(_LOOP):
+    if not are_own(*_LOOP):
         return None
     options = {**(engine.stream.__kwdefaults__ or {}), **options}
     batch, cache = np.atleast_2d(np.asarray(ids)), model.new_cache()
@@ -193,7 +192,7 @@ def _knows_answers(model: CausalLM, cache: KVCache) -> bool:
 
     # A model with a call of its own wants to be asked.
     asked = type(model).__call__ is not CausalLM.__call__ or recorder.is_recording()
-    return not asked and _own_code(_STEP + _CHOICE) and bool(_prepared(model, cache).steps)
+    return not asked and are_own(*_STEP, *_CHOICE) and bool(_prepared(model, cache).steps)
 
 
 def _is_usual(model: CausalLM, options: dict[str, Any]) -> bool:
@@ -295,15 +294,9 @@ def _is_unusual(attention: Any) -> bool:
     return hasattr(attention, "sinks") or getattr(attention, "slopes", None) is not None
 
 
-# Functions that compiled code stands in for, with their own code. In the course, a learner's may take its place.
-_Own = list[tuple[Any, CodeType]]
-_STEP: _Own = [(function, function.__code__) for function in (OPS[name] for name in ("attention", "rms_norm", "rope"))]
-_CHOICE: _Own = [(function, function.__code__) for function in (engine.next_token_probabilities, sampling.softmax)]
-_LOOP: _Own = [(function, function.__code__) for function in (
+# Functions that compiled code stands in for, unless a learner's has taken their place.
+_STEP = [OPS[name] for name in ("attention", "rms_norm", "rope")]
+_CHOICE = [engine.next_token_probabilities, sampling.softmax]
+_LOOP = [
     engine.generate, engine.stream, sampling.sample, sampling.top_k_filter, sampling.top_p_filter, sampling.min_p_filter
-)]  # fmt: skip
-
-
-def _own_code(functions: _Own) -> bool:
-    """Whether functions are the package's own."""
-    return all(function.__code__ is code for function, code in functions)
+]  # fmt: skip

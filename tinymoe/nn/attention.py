@@ -11,7 +11,7 @@ import numpy as np
 from .. import ops
 from ..backend import current
 from ..backend.reference import Array
-from ..tensor import Tensor
+from ..tensor import OPS, Tensor, are_own
 from .cache import LayerCache
 from .config import Config
 from .module import Linear, Module, are_plain, linears, part
@@ -62,8 +62,9 @@ class Attention(Module):
     def heads(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, D), keys and values (B, T, K, D); queries and keys turned by their positions."""
         layers, turn = (self.q_proj, self.k_proj, self.v_proj), {"cos": places.cos, "sin": places.sin}
-        if are_plain(*layers) and ops.is_own("rope"):
-            return ops.qkv_rope(x, *(layer.weight for layer in layers), **turn, head_dim=self.head_dim)
+        if are_plain(*layers) and are_own(OPS["rope"]):
+            q, k, v = ops.qkv_rope(x, *(layer.weight for layer in layers), **turn, head_dim=self.head_dim)
+            return q, k, v
         q, k, v = (y.reshape(*x.shape[:2], -1, self.head_dim) for y in linears(x, *layers))
         return ops.rope(q, **turn), ops.rope(k, **turn), v
 

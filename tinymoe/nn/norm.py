@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import ops
-from ..tensor import Tensor
+from ..tensor import OPS, Tensor, are_own
 from .module import Module, constant, part
 
 
@@ -20,10 +22,11 @@ class RMSNorm(Module):
         return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
-def add_and_norm(x: Tensor, y: Tensor, norm: Module) -> tuple[Tensor, Tensor]:
+def add_and_norm(x: Tensor, y: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
     """x + y, (..., hidden_size), and what the norm makes of it: in one operation, where it is RMSNorm."""
-    if type(norm) is RMSNorm and ops.is_own("rms_norm"):
-        return ops.add_rms_norm(x, y, norm.weight, eps=norm.eps)
+    if type(norm) is RMSNorm and are_own(OPS["rms_norm"]):
+        x, normed = ops.add_rms_norm(x, y, norm.weight, eps=norm.eps)
+        return x, normed
     x = x + y
     return x, norm(x)
 
