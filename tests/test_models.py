@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tinymoe.models.families import FAMILIES, family
 from tinymoe.models.size import measure
 from tinymoe.nn.module import Embedding, Linear
 from tinymoe.nn.position import RotaryEmbedding, rope_frequencies
-from tinymoe.tensor import Tensor
+from tinymoe.tensor import OPS, Tensor
 
 SMALL = {"vocab_size": 33, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -51,9 +52,10 @@ def test_a_cache_keeps_its_batch_size():
         model(ids_of(3, 1), cache=cache)
 
 
-@pytest.mark.parametrize(("name", "times"), [("rope", 4), ("rms_norm", 5)])
-def test_an_operation_that_was_adopted_is_what_a_model_runs_on(name, times, backend):
-    """An operation that does the work of several must not pass it over."""
+@pytest.mark.parametrize(("name", "times"), [("rope", 4), ("rms_norm", 5), ("swiglu", 2)])
+@pytest.mark.parametrize("adopted", [True, False])
+def test_a_learners_operation_is_what_a_model_runs_on(name, times, adopted, backend):
+    """Adopted, or entered in the table anew: one that does the work of several must not pass it over."""
     target, calls = Target(f"ops.py::{name}"), []
 
     def mine(*arrays, **options):
@@ -62,7 +64,7 @@ def test_an_operation_that_was_adopted_is_what_a_model_runs_on(name, times, back
 
     model, ids = small(), ids_of(2, 12)
     expected = model.loss(ids[:, :-1], ids[:, 1:])
-    with run_by(target, mine):
+    with run_by(target, mine) if adopted else patch.dict(OPS, {name: mine}):
         loss = model.loss(ids[:, :-1], ids[:, 1:])
     assert len(calls) == times  # in two layers, and before the output
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -27,11 +27,13 @@ _counter = itertools.count()
 
 
 def are_own(*functions: Callable[..., Any]) -> bool:
-    """Whether functions do what they were written to do: a learner's, adopted in place of one, leaves `__wrapped__`.
+    """Whether functions are the package's, and do what they do there: one adopted in place of another leaves
+    `__wrapped__`.
 
-    Whatever stands in for several of them asks, so that a learner's is not passed over.
+    Whatever stands in for several of them asks, so that what a learner has written is not passed over.
     """
-    return not any(hasattr(function, "__wrapped__") for function in functions)
+    ours = all(function.__module__.startswith("tinymoe.") for function in functions)
+    return ours and not any(hasattr(function, "__wrapped__") for function in functions)
 
 
 class Context(NamedTuple):

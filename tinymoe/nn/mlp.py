@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import ops
-from ..tensor import Tensor
+from ..tensor import OPS, Tensor, are_own
 from .config import Config
 from .module import Linear, Module, are_plain, linears, part
 
@@ -24,7 +24,7 @@ class MLP(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., hidden_size) -> the same shape. One operation, if each layer is a matrix and nothing else."""
-        if are_plain(self.gate_proj, self.up_proj, self.down_proj):
+        if are_plain(self.gate_proj, self.up_proj, self.down_proj) and are_own(OPS["swiglu"]):
             return ops.swiglu_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
         return self.down_proj(ops.swiglu(*linears(x, self.gate_proj, self.up_proj)))
 
