@@ -70,6 +70,7 @@ _KEYS, _VALUES, _CAPACITY, _START, _STOP, _TURN = range(6)
 
 _LINEARS, _LOOK = range(2)  # kinds of tasks
 _SHARE = 8192  # numbers that a thread reads before it looks for more to do; fewer are not worth a thread
+_SOON, _PART = 16384, 256  # numbers that a helper fetches while it waits, and between two looks at the board
 
 # What a crew is told of a task, arrays by their address: products of one x (blocks, inner, L), or the heads of one
 # text's attention.
@@ -79,6 +80,7 @@ _TASK = np.dtype([
     *[(name, "i8") for name in ("q", "mixed", "rules", "scores", "width", "documents", "text", "texts", "numbered")],
     *[(name, "i8") for name in ("heads", "groups", "dim", "shares", "places")],
     *[(name, "i8", (2,)) for name in ("keys", "values", "capacity", "row", "start", "count")],
+    ("soon", "i8"),
 ])  # fmt: skip
 
 
@@ -674,11 +676,11 @@ def _norm_overload(x, weight, eps, offset, y):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _linears(crew, x, add, layers):  # type: ignore[no-untyped-def]
+def _linears(crew, x, add, layers, soon):  # type: ignore[no-untyped-def]
     """y (blocks, out, L) = weight x + bias, or added to y, for (y, weight, bias) of several layers, the latter two by
-    address, 0 for no bias."""
+    address, 0 for no bias. The weights of the product after this one end at `soon`."""
     task, (blocks, inner, columns), shares, rows = crew.task[0], x.shape, 0, 0
-    task["kind"], task["x"], task["add"] = _LINEARS, x.ctypes.data, add
+    task["kind"], task["x"], task["add"], task["soon"] = _LINEARS, x.ctypes.data, add, soon
     task["blocks"], task["inner"], task["columns"] = blocks, inner, columns
     for y, _, _ in layers:
         rows += y.shape[1]
@@ -841,7 +843,7 @@ def _do(task, first, stop):  # type: ignore[no-untyped-def]
 @_kernel
 def _help(crew):  # type: ignore[no-untyped-def]
     """Take part in what a crew does, until it is sent home."""
-    board, task, mine, times = crew.board, crew.task[0], 0, 0
+    board, task, mine, times, soon = crew.board, crew.task[0], 0, 0, 0
     first, stop = take(board, False)
     while first != CLOSED:
         if first != NONE:
@@ -851,9 +853,20 @@ def _help(crew):  # type: ignore[no-untyped-def]
             done(board, mine)
             mine = 0
         else:
+            soon = soon if times else task["soon"]  # read once: the leader's next writing waits for who reads
+            if times < _SOON // _PART:
+                _fetch_before(soon - 4 * times * _PART)
             times += 1
             wait(times)
         first, stop = take(board, False)
+
+
+@_kernel
+def _fetch_before(end):  # type: ignore[no-untyped-def]
+    """Fetch a part of the weights that end at an address: what helpers, who take from the back, will read first."""
+    part = floats_at(end - 4 * _PART, (_PART,))
+    for line in range(0, _PART, _LINE):
+        _fetch(part, line)
 
 
 @_kernel
@@ -888,7 +901,7 @@ def _step(crew, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
         _attend(crew, tables, work, layer, dim)
         _feed_forward(crew, tables, work, layer)
     _norm(x, floats_at(last[_LAST_NORM], (channels,)), tables.rules[0, 2], tables.rules[0, 3], y)
-    _linears(crew, y, False, ((work.scores, last[_OUTPUT], last[_OUTPUT_BIAS]),))
+    _linears(crew, y, False, ((work.scores, last[_OUTPUT], last[_OUTPUT_BIAS]),), _first_end(tables, work, 0))
     _hand_over(work.scores, out)
 
 
@@ -898,18 +911,29 @@ def _project(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     w, y = tables.weights[layer], work.normed
     _norm(work.x, floats_at(w[_INPUT_NORM], (y.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
     layers = ((work.q, w[_Q], w[_Q_BIAS]), (work.k, w[_K], w[_K_BIAS]), (work.v, w[_V], w[_V_BIAS]))
-    _linears(crew, y, False, layers)
+    _linears(crew, y, False, layers, w[_O] + 4 * work.mixed.shape[1] * y.shape[1])
 
 
 @_kernel
 def _feed_forward(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     """What a layer's attention has mixed, and its SwiGLU, added to the residual stream."""
     w, x, y = tables.weights[layer], work.x, work.normed
-    _linears(crew, work.mixed, True, ((x, w[_O], w[_O_BIAS]),))
+    size = 4 * work.gate.shape[1] * x.shape[1]  # bytes of each of its matrices
+    _linears(crew, work.mixed, True, ((x, w[_O], w[_O_BIAS]),), w[_UP] + size)
     _norm(x, floats_at(w[_POST_NORM], (x.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
-    _linears(crew, y, False, ((work.gate, w[_GATE], w[_GATE_BIAS]), (work.up, w[_UP], w[_UP_BIAS])))
+    both = (work.gate, w[_GATE], w[_GATE_BIAS]), (work.up, w[_UP], w[_UP_BIAS])
+    _linears(crew, y, False, both, w[_DOWN] + size)
     _swiglu(work.gate, work.up)
-    _linears(crew, work.gate, True, ((x, w[_DOWN], w[_DOWN_BIAS]),))
+    _linears(crew, work.gate, True, ((x, w[_DOWN], w[_DOWN_BIAS]),), _first_end(tables, work, layer + 1))
+
+
+@_kernel
+def _first_end(tables, work, layer):  # type: ignore[no-untyped-def]
+    """Where the weights end that a layer begins with; after the last layer, those of the output."""
+    w, channels = tables.weights[layer], work.x.shape[1]
+    if layer == len(tables.weights) - 1:
+        return w[_OUTPUT] + 4 * channels * work.scores.shape[1]
+    return w[_V] + 4 * channels * work.v.shape[1]
 
 
 @_kernel

@@ -39,6 +39,7 @@ from .numba_decode import (
     _cut_up,
     _embed,
     _feed_forward,
+    _first_end,
     _give,
     _hand_over,
     _keep,
@@ -144,7 +145,8 @@ def _sample(crew, first, stop, texts, tables, turns, work, dim, out, choice):  #
             _feed_forward(crew, now, step, layer)
         rules = tables.rules[0]
         _norm(step.x, floats_at(ends[_LAST_NORM], (channels,)), rules[2], rules[3], step.normed)
-        _linears(crew, step.normed, False, ((step.scores, ends[_OUTPUT], ends[_OUTPUT_BIAS]),))
+        output = ((step.scores, ends[_OUTPUT], ends[_OUTPUT_BIAS]),)
+        _linears(crew, step.normed, False, output, _first_end(now, step, 0))
         _hand_over(step.scores, out[:count])
         count = _draw(texts, going, count, n, out, choice)
 
