@@ -49,9 +49,12 @@ def _attend(q: Any, k: Any, v: Any, documents: bool = False) -> Any:
     return ops.attention(q, k, v, scale=0.4, q_documents=d if d is None else d[:, -q.shape[1] :], k_documents=d)
 
 
+def _turn(dtype: Any) -> dict[str, Any]:
+    return {"cos": on_backend(_cos.astype(dtype)), "sin": on_backend(_sin.astype(dtype))}
+
+
 def _qkv_rope(x: Any, *weights: Any, head_dim: int = 6, some: Any = (0, 1, 2)) -> Any:
-    turn = {"cos": on_backend(_cos.astype(x.dtype)), "sin": on_backend(_sin.astype(x.dtype))}
-    results = ops.qkv_rope(x, *weights, **turn, head_dim=head_dim)
+    results = ops.qkv_rope(x, *weights, **_turn(x.dtype), head_dim=head_dim)
     return ops.concatenate(*(results[i] for i in some), axis=2)
 
 
@@ -132,14 +135,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "embedding repeated": (lambda table: ops.embedding(table, ids=on_backend(_ids)), (r(6, 4),)),
     "rms_norm": (lambda x, w: ops.rms_norm(x, w, eps=1e-5), (r(2, 3, 8), r(8))),
     "rms_norm many rows": (lambda x, w: ops.rms_norm(x, w, eps=1e-5), (r(40, 3), r(3))),
-    "rope": (
-        lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
-        (r(2, 5, 3, 6),),
-    ),
-    "rope partial": (
-        lambda x: ops.rope(x, cos=on_backend(_cos.astype(x.dtype)), sin=on_backend(_sin.astype(x.dtype))),
-        (r(2, 5, 3, 9),),
-    ),
+    "rope": (lambda x: ops.rope(x, **_turn(x.dtype)), (r(2, 5, 3, 6),)),
+    "rope partial": (lambda x: ops.rope(x, **_turn(x.dtype)), (r(2, 5, 3, 9),)),
     "add_rms_norm": (lambda *a: _side_by_side(ops.add_rms_norm(*a, eps=1e-5)), (r(2, 3, 8), r(2, 3, 8), r(8))),
     "add_rms_norm sum alone": (lambda x, y, w: ops.add_rms_norm(x, y, w, eps=1e-5)[0], (r(3, 8), r(3, 8), r(8))),
     "add_rms_norm norm alone": (lambda x, y, w: ops.add_rms_norm(x, y, w, eps=1e-5)[1], (r(3, 8), r(3, 8), r(8))),

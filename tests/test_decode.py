@@ -488,7 +488,7 @@ def test_generation_asks_functions_that_were_replaced(name, samples):
     assert samples == [1]
 
 
-def test_what_compiled_answers_do_not_know_takes_the_ordinary_way(samples, monkeypatch):
+def test_what_compiled_answers_do_not_know_takes_the_ordinary_way(samples):
     model = build()
     likely = answers(model, "numba", top_p=0.5)
     assert likely.completions() == answers(model, "numpy", top_p=0.5).completions() and not samples

@@ -893,15 +893,13 @@ def _make_ready(q, k, weights, rules, layer, turns, turn):  # type: ignore[no-un
 @_kernel
 def _step(crew, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
     """A token for each text, through all layers."""
-    x, y = work.x, work.normed
-    channels, last = x.shape[1], tables.weights[len(tables.weights) - 1]
-    _embed(x, floats_at(last[_EMBEDDING], (out.shape[1], channels)), ids)
+    x, last = work.x, tables.weights[len(tables.weights) - 1]
+    _embed(x, floats_at(last[_EMBEDDING], (out.shape[1], x.shape[1])), ids)
     for layer in range(len(tables.cached)):
         _project(crew, tables, work, layer)
         _attend(crew, tables, work, layer, dim)
         _feed_forward(crew, tables, work, layer)
-    _norm(x, floats_at(last[_LAST_NORM], (channels,)), tables.rules[0, 2], tables.rules[0, 3], y)
-    _linears(crew, y, False, ((work.scores, last[_OUTPUT], last[_OUTPUT_BIAS]),), _first_end(tables, work, 0))
+    _score(crew, tables, work)
     _hand_over(work.scores, out)
 
 
@@ -925,6 +923,15 @@ def _feed_forward(crew, tables, work, layer):  # type: ignore[no-untyped-def]
     _linears(crew, y, False, both, w[_DOWN] + size)
     _swiglu(work.gate, work.up)
     _linears(crew, work.gate, True, ((x, w[_DOWN], w[_DOWN_BIAS]),), _first_end(tables, work, layer + 1))
+
+
+@_kernel
+def _score(crew, tables, work):  # type: ignore[no-untyped-def]
+    """From the residual stream behind the last layer to the scores of the next tokens."""
+    last, rules, y = tables.weights[len(tables.weights) - 1], tables.rules[0], work.normed
+    _norm(work.x, floats_at(last[_LAST_NORM], (y.shape[1],)), rules[2], rules[3], y)
+    layers = ((work.scores, last[_OUTPUT], last[_OUTPUT_BIAS]),)
+    _linears(crew, y, False, layers, _first_end(tables, work, 0))
 
 
 @_kernel

@@ -25,9 +25,6 @@ from .numba_decode import (
     _CAPACITY,
     _EMBEDDING,
     _KEYS,
-    _LAST_NORM,
-    _OUTPUT,
-    _OUTPUT_BIAS,
     _START,
     _STOP,
     _TURN,
@@ -39,15 +36,13 @@ from .numba_decode import (
     _cut_up,
     _embed,
     _feed_forward,
-    _first_end,
     _give,
     _hand_over,
     _keep,
-    _linears,
     _look,
     _make_ready,
-    _norm,
     _project,
+    _score,
     _side_by_side,
     _Tables,
     _take,
@@ -143,10 +138,7 @@ def _sample(crew, first, stop, texts, tables, turns, work, dim, out, choice):  #
             _project(crew, now, step, layer)
             _look_back(crew, now, step, texts, going[:count], n, layer, dim)
             _feed_forward(crew, now, step, layer)
-        rules = tables.rules[0]
-        _norm(step.x, floats_at(ends[_LAST_NORM], (channels,)), rules[2], rules[3], step.normed)
-        output = ((step.scores, ends[_OUTPUT], ends[_OUTPUT_BIAS]),)
-        _linears(crew, step.normed, False, output, _first_end(now, step, 0))
+        _score(crew, now, step)
         _hand_over(step.scores, out[:count])
         count = _draw(texts, going, count, n, out, choice)
 
