@@ -98,7 +98,8 @@ def compare(shape: Shape, count: int, threads: int) -> dict[str, Any]:
     """Let them take turns; a row of the report, which is also printed."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(shape, folder)
-        task = Task(prompts(shape), shape.answers, shape.tokens, folder, shape.task != "none")
+        texts, problems = prompts(shape)
+        task = Task(texts, shape.answers, shape.tokens, folder, problems)
         contenders = [Contender("tinymoe", tinymoe_step, task, threads=threads)]
         for number in range(1, threads + 1):
             contenders.append(Contender(f"TRL, {number}", trl_step, task, number, threads=number))
@@ -144,12 +145,13 @@ def save_model(shape: Shape, folder: str) -> None:
     model.save_pretrained(folder)
 
 
-def prompts(shape: Shape) -> list[str]:
-    """Problems of the task, or sums that are filled up to the length of a prompt."""
+def prompts(shape: Shape) -> tuple[list[str], list[tasks.Problem]]:
+    """Prompts and problems of the task; without one, sums that are filled up to the length of a prompt."""
+    count = shape.answers // GROUP
     if shape.task != "none":
-        problems = tasks.problems(shape.task, "train", seed=0, count=shape.answers // GROUP, level=2)
-        return [problem.prompt for problem in problems]
-    return [f"{i + 2}*{i + 3}+{i + 10}=?".rjust(shape.prompt)[: shape.prompt] for i in range(shape.answers // GROUP)]
+        problems = tasks.problems(shape.task, "train", seed=0, count=count, level=2)
+        return [problem.prompt for problem in problems], problems
+    return [f"{i + 2}*{i + 3}+{i + 10}=?".rjust(shape.prompt)[: shape.prompt] for i in range(count)], []
 
 
 def about() -> dict[str, Any]:

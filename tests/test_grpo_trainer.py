@@ -22,6 +22,7 @@ from tinymoe.posttrain import (
 )
 from tinymoe.posttrain.answers import Answers, Problems, answer_figures, call_reward
 from tinymoe.posttrain.grpo_trainer import GRPOConfig, GRPOTrainer
+from tinymoe.tensor import is_grad_enabled
 from tinymoe.text.tokenizer import CharTokenizer
 
 DIGITS = "0123456789"
@@ -116,6 +117,34 @@ def test_an_update_is_the_gradient_of_grpo_loss(backend, level):
     for mine, theirs in zip(trainer.model.parameters(), twin.parameters(), strict=True):
         np.testing.assert_allclose(current().to_numpy(mine.grad), current().to_numpy(theirs.grad), atol=1e-6)
     assert seen == [min(1.0, 1 / (report["grad_norm"] + 1e-6))]
+
+
+def test_answers_that_teach_nothing_are_read_for_the_figures_alone(backend):
+    trainer, twin, read = make(temperature=0.7), nano(), []
+    batch, _ = trainer.compare(trainer.sample())
+    advantages = np.repeat([0.0, 1.5, 0.0, -0.5], 4).astype(np.float32)
+    asked = trainer.logps
+    trainer.logps = lambda model, part: read.append((len(part), is_grad_enabled())) or asked(model, part)
+    found = trainer.scores(batch, advantages)
+    expected = token_logps(twin, batch.ids, batch.mask, temperature=0.7)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)
+    assert read == [(8, True), (8, False)] and is_grad_enabled()
+
+    for scored in (found, expected):
+        grpo_loss(scored.logps, None, advantages, batch.mask[:, 1:]).backward()
+    for mine, theirs in zip(trainer.model.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_allclose(current().to_numpy(mine.grad), current().to_numpy(theirs.grad), atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"beta": 0.1}, {}], ids=["a price on KL", "nothing to learn"])
+def test_gradients_are_never_missing(backend, changes):
+    trainer = make(**changes)
+    batch, advantages = trainer.compare(trainer.sample())
+    trainer.update(batch, 0 * advantages, None, batch.logps - 0.5 if changes else None)
+    grads = [p.grad for p in trainer.model.parameters()]
+    assert all(grad is not None for grad in grads)
+    assert any(grad.any() for grad in grads) == bool(changes)
 
 
 def test_the_learning_rate_warms_up_and_gradients_are_clipped(numpy_backend):

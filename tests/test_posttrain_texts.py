@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -99,15 +100,25 @@ def test_whoever_looks_sees_one_batch(numpy_backend):
     assert [weights.shape for weights in seen["attention"]] == [(96, model.config.num_attention_heads, 39, 39)] * 2
 
 
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=80), st.integers(1, 2000))
-def test_parts_hold_every_text_once_and_little_padding(lengths, least):
+def cost(lengths, parts, overhead):
+    return sum(len(part) * lengths[part].max() + overhead for part in parts)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=80), st.integers(0, 2000))
+def test_parts_hold_every_text_once_longest_first(lengths, overhead):
     lengths = np.array(lengths)
-    parts = similar_lengths(lengths, least)
+    parts = similar_lengths(lengths, overhead)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
     assert all((np.diff(part) > 0).all() for part in parts)
-    longest = [lengths[part].max() for part in parts]
-    assert longest == sorted(longest, reverse=True)
-    for part, most in zip(parts, longest, strict=True):
-        close = part[most <= 1.25 * lengths[part]]
-        assert len(close) * most < least or len(close) == len(part)  # few texts take shorter ones in
-    assert all(len(part) * most >= least for part, most in list(zip(parts, longest, strict=True))[:-1])
+    for part, rest in itertools.pairwise(parts):
+        assert lengths[part].min() > lengths[rest].max()
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 60))
+def test_no_other_parts_would_cost_less(lengths, overhead):
+    lengths = np.array(lengths)
+    ordered, found = np.argsort(-lengths), cost(lengths, similar_lengths(lengths, overhead), overhead)
+    for ends in itertools.product((False, True), repeat=len(lengths) - 1):
+        others = np.split(ordered, 1 + np.flatnonzero(ends))
+        assert found <= cost(lengths, others, overhead)
+

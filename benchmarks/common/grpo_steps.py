@@ -13,20 +13,23 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tinymoe.posttrain.rewards import correct
+from tinymoe.posttrain.tasks import Problem
+
 Timed = tuple[float, float, dict[str, float]]
 LEARNING_RATE = 1e-9
-REPORTED = ("reward", "entropy", "completions/mean_length", "loss", "grad_norm")
+REPORTED = ("reward", "frac_reward_zero_std", "entropy", "completions/mean_length", "loss", "grad_norm")
 
 
 class Task(NamedTuple):
     """Prompts, how many answers they get in all, how many tokens each at most, the folder that the weights are in, and
-    whether the model's own token ends an answer."""
+    the problem behind each prompt, if the model was trained to solve such: its own token then ends an answer."""
 
     prompts: list[str]
     answers: int
     tokens: int
     folder: str
-    ends: bool
+    problems: list[Problem]
 
     @property
     def group(self) -> int:
@@ -34,9 +37,17 @@ class Task(NamedTuple):
         return self.answers // len(self.prompts)
 
 
-def digits(prompts: Any, completions: list[str], *_: Any, **__: Any) -> list[float]:
-    """A reward that costs next to nothing: the number of digits in an answer."""
-    return [float(sum(letter.isdigit() for letter in text)) for text in completions]
+def reward_of(task: Task) -> Callable[..., list[float]]:
+    """1 for a right answer to a problem; where there are none, the number of digits in an answer."""
+    problems = dict(zip(task.prompts, task.problems, strict=False))
+
+    def right_answers(prompts: list[str], completions: list[str], *_: Any, **__: Any) -> list[float]:
+        return [correct(text, problems[prompt]) for prompt, text in zip(prompts, completions, strict=True)]
+
+    def digits(prompts: list[str], completions: list[str], *_: Any, **__: Any) -> list[float]:
+        return [float(sum(letter.isdigit() for letter in text)) for text in completions]
+
+    return right_answers if problems else digits
 
 
 def tinymoe_step(task: Task) -> Callable[[], Timed]:
@@ -46,10 +57,10 @@ def tinymoe_step(task: Task) -> Callable[[], Timed]:
 
     config = GRPOConfig(
         num_generations=task.group, generation_batch_size=task.answers, max_completion_length=task.tokens,
-        learning_rate=LEARNING_RATE, loss_type="dapo", temperature=1.0, stop=None if task.ends else (),
+        learning_rate=LEARNING_RATE, loss_type="dapo", temperature=1.0, stop=None if task.problems else (),
     )  # fmt: skip
     model = tm.from_pretrained(task.folder)
-    trainer = GRPOTrainer(model, [{"prompt": prompt} for prompt in task.prompts], [digits], config)
+    trainer = GRPOTrainer(model, [{"prompt": prompt} for prompt in task.prompts], [reward_of(task)], config)
 
     def step() -> Timed:
         clock, cores = time.perf_counter(), time.process_time()
@@ -108,7 +119,7 @@ def _trl_trainer(task: Task) -> Any:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     # TRL wants a token for the end; where nothing ends an answer, it is one that is not in the model's vocabulary.
-    end, padding = ("<|endoftext|>", "<|endoftext|>") if task.ends else ("<never>", "<pad>")
+    end, padding = ("<|endoftext|>", "<|endoftext|>") if task.problems else ("<never>", "<pad>")
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{task.folder}/tokenizer.json", pad_token=padding)
     tokenizer.add_special_tokens({"eos_token": end})
     config = GRPOConfig(
@@ -119,5 +130,11 @@ def _trl_trainer(task: Task) -> Any:
         use_cpu=True, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, seed=0,
     )  # fmt: skip
     data = Dataset.from_dict({"prompt": task.prompts})
-    model = AutoModelForCausalLM.from_pretrained(task.folder)
-    return GRPOTrainer(model, [digits], config, train_dataset=data, processing_class=tokenizer)
+    model, judge = AutoModelForCausalLM.from_pretrained(task.folder), reward_of(task)
+
+    def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        # The texts that come along lack special tokens, and so the tags around an answer.
+        tokens = (tokenizer.convert_ids_to_tokens(ids) for ids in completion_ids)
+        return judge(prompts, ["".join(token for token in its if token != end) for its in tokens])
+
+    return GRPOTrainer(model, [reward], config, train_dataset=data, processing_class=tokenizer)

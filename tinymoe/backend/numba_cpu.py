@@ -416,6 +416,15 @@ def _masked_softmax_backward(  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def _highest(line):  # type: ignore[no-untyped-def]
+    highest = _to_key(line[0])
+    for j in range(len(line)):
+        key = _to_key(line[j])
+        highest = key if key > highest else highest
+    return _from_key(highest)
+
+
+@_kernel
 def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
     rows, vocab = logits.shape
     for i in range(rows):
@@ -424,11 +433,7 @@ def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
             losses[i] = 0
             line[:] = 0
             continue
-        highest = _to_key(line[0])
-        for j in range(vocab):
-            key = _to_key(line[j])
-            highest = key if key > highest else highest
-        top = _from_key(highest)
+        top = _highest(line)
         picked = line[targets[i]] - top
         total = logits.dtype.type(0)
         for j in range(vocab):
@@ -439,6 +444,32 @@ def _cross_entropy(logits, targets, losses):  # type: ignore[no-untyped-def]
         for j in range(vocab):
             line[j] *= inverse
         line[targets[i]] -= logits.dtype.type(1)
+
+
+@_kernel
+def _log_probs(logits, targets, logps, entropies):  # type: ignore[no-untyped-def]
+    rows, vocab = logits.shape
+    for i in range(rows):
+        line, top = logits[i], _highest(logits[i])
+        total = weighed = logits.dtype.type(0)
+        for j in range(vocab):
+            weight = _exp(line[j] - top)
+            total += weight
+            weighed += weight * (line[j] - top)
+        logps[i] = line[targets[i]] - top - math.log(total)
+        entropies[i] = math.log(total) - weighed / total
+
+
+@_kernel
+def _log_probs_backward(dlogps, dentropies, logits, targets, logps, entropies):  # type: ignore[no-untyped-def]
+    rows, vocab = logits.shape
+    for i in range(rows):
+        line = logits[i]
+        log_total = line[targets[i]] - logps[i]
+        for j in range(vocab):
+            log_p = line[j] - log_total
+            line[j] = -_exp(log_p) * (dlogps[i] + dentropies[i] * (log_p + entropies[i]))
+        line[targets[i]] += dlogps[i]
 
 
 @_kernel
@@ -811,6 +842,18 @@ class NumbaBackend(ReferenceBackend):
         losses = np.empty(len(logits), dtype=logits.dtype)
         _cross_entropy(logits, targets, losses)
         return losses, logits
+
+    def log_probs(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        """One pass over a row for its highest number, one for both sums."""
+        logps, entropies = np.empty((2, len(logits)), dtype=logits.dtype)
+        _log_probs(logits, targets, logps, entropies)
+        return logps, entropies
+
+    def log_probs_backward(self, dlogps: Array, dentropies: Array, logits: Array, targets: Array) -> Array:
+        """In place."""
+        found = self.log_probs(logits, targets)
+        _log_probs_backward(dlogps, dentropies, logits, targets, *found)
+        return logits
 
     def adamw(
         self,

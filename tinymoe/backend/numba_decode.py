@@ -387,9 +387,11 @@ def _scores_overload(q, heads, keys, text, start, scores, first, count):  # type
             together -= _VECTOR
         if whole < dim:
             together = 0
+        early = min(_NEAR, together)
         for s in range(0, together, _VECTOR):  # keys that have come near serve all queries
+            ahead = near + _later(s + early, count, capacity) * step
             for head in range(low, high):
-                _bring(keys, near + (s + _NEAR) * step, step, _VECTOR, channels, head - low, high - low)
+                _bring(keys, ahead, step, _VECTOR, channels, head - low, high - low)
                 place = key + s * step + head // group * dim
                 _store(scores, head * width + first + s, _eight_products(q, head * dim, keys, place, step, dim))
         for s in range(together, count):
@@ -400,6 +402,12 @@ def _scores_overload(q, heads, keys, text, start, scores, first, count):  # type
                 scores[head, first + s] = _sum(_sums(q, head * dim, keys, place, dim)) + total
 
     return products
+
+
+@_inlined
+def _later(token, count, capacity):  # type: ignore[no-untyped-def]
+    """Which token to fetch early, counted from the first that is read: behind the last come those of the next text."""
+    return token if token < count else token - count + capacity
 
 
 @_inlined
@@ -448,10 +456,11 @@ def _mixed_overload(weights, heads, first, count, values, text, start, out, add)
         wide, whole = dim // (4 * _VECTOR) * 4 * _VECTOR, dim // _VECTOR * _VECTOR
         for s in range(0, max(count, 1), _NEAR):  # values that have come near serve all heads
             tokens, more = min(count - s, _NEAR), add or s > 0
+            ahead = near + _later(s + tokens, count, capacity) * step
             for head in range(low, high):
                 weight, place = head * weights.shape[1] + first + s, head * dim
                 value = (text * capacity + start + s) * step + head // group * dim
-                _bring(values, near + (s + _NEAR) * step, step, _NEAR, channels, head - low, high - low)
+                _bring(values, ahead, step, tokens, channels, head - low, high - low)
                 for i in range(0, wide, 4 * _VECTOR):
                     _mix_wide(weights, weight, tokens, values, value + i, step, out, place + i, more)
                 for i in range(wide, whole, _VECTOR):

@@ -476,6 +476,23 @@ class ReferenceBackend:
         dlogits[rows, safe] -= 1
         return losses, dlogits * counted[:, None]
 
+    def log_probs(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        """The log-probability of each row's target, and the entropy -sum p log p of the row, in nats: (N,) each.
+
+        logits (N, V), targets (N,) from 0 on.
+        """
+        log_p = self.log_softmax(logits)
+        return log_p[self.xp.arange(len(targets)), targets], -(self.xp.exp(log_p) * log_p).sum(axis=-1)
+
+    def log_probs_backward(self, dlogps: Array, dentropies: Array, logits: Array, targets: Array) -> Array:
+        """The gradient of `log_probs` for the logits, for which their memory may be used."""
+        log_p = self.log_softmax(logits)
+        p = self.xp.exp(log_p)
+        entropies = -(p * log_p).sum(axis=-1, keepdims=True)
+        dlogits = -p * (dlogps[:, None] + dentropies[:, None] * (log_p + entropies))
+        dlogits[self.xp.arange(len(targets)), targets] += dlogps
+        return dlogits
+
     def linear_cross_entropy(
         self,
         x: Array,

@@ -14,11 +14,14 @@ import numpy as np
 
 from ..backend import current
 from ..models.decoder import CausalLM
+from ..tensor import no_grad
 from ..train.trainer import _expect
 from .answers import Answers, RewardFunction
 from .grpo import LOSS_TYPES, group_advantages, grpo_figures, grpo_loss, informative_groups, soft_overlong_punishment
+from .logps import TokenLogps
 from .online_trainer import OnlineConfig, OnlineTrainer, reading
 from .rollout import Rollouts, join
+from .texts import laid_together, reads_apart
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,33 @@ class GRPOTrainer(OnlineTrainer):
         config = self.config
         mask = part.mask[:, 1:] & (part.finished[:, None] | (not config.mask_truncated_completions))
         with reading(part) as own:
-            scored = self.logps(self.model, part)
+            scored = self.scores(part, advantages)
         terms = scored.logps, old_logps, advantages, mask, ref_logps
         clipping = {name: getattr(config, name) for name in ("epsilon", "epsilon_high", "importance_sampling_level")}
         sizes = {"loss_type": config.loss_type, "max_completion_length": config.max_completion_length}
         loss = grpo_loss(*terms, beta=config.beta, **clipping, **sizes)
         figures = grpo_figures(*terms, scored.entropies.detach(), **clipping)
         return {**self.improve(loss, own), **figures}
+
+    def scores(self, part: Rollouts, advantages: np.ndarray) -> TokenLogps:
+        """What the model thinks of the answers. Of those that nothing is learned from, no more than that is computed.
+
+        An answer whose advantage is 0 has no gradient, unless there is a price on its KL divergence: the model reads it
+        for the figures alone. (Of all such answers, the first is read as if it taught something: gradients are then 0,
+        and not missing.)
+        """
+        taught = advantages != 0
+        taught[0] |= not taught.any()
+        if taught.all() or self.config.beta or not reads_apart(self.model):
+            return self.logps(self.model, part)
+        rows, others = np.flatnonzero(taught), np.flatnonzero(~taught)
+        found = self.logps(self.model, part.take(rows))
+        with no_grad():
+            figures = self.logps(self.model, part.take(others))
+        shape = part.logps.shape
+        pairs = (((rows, ours[None]), (others, theirs[None])) for ours, theirs in zip(found, figures, strict=True))
+        logps, entropies = (laid_together(pair, shape)[0] for pair in pairs)
+        return TokenLogps(logps, entropies)
 
     def _parts(self, rows: int) -> list[np.ndarray]:
         """Which rows each update learns from."""

@@ -17,7 +17,7 @@ from ..nn.parts import by_lanes
 from ..ops import Result, op
 from ..tensor import Context, Tensor
 from .functional import as_mask, check_ids, check_positive
-from .texts import Texts, hidden_states, reads_apart, similar_lengths
+from .texts import Texts, hidden_states, laid_together, reads_apart, similar_lengths
 
 
 class TokenLogps(NamedTuple):
@@ -71,23 +71,14 @@ def token_logps(
 
 def _scores(model: CausalLM, texts: Texts, prompt: int, options: dict[str, Any]) -> Tensor:
     """Log-probabilities and entropies of what follows, (2, B, T): of texts of similar length at a time."""
-    xp, (B, T) = current().xp, texts.ids.shape
-    parts = [np.arange(B)]
+    parts, found = [np.arange(len(texts.ids))], []
     if reads_apart(model):
         parts = similar_lengths(current().to_numpy(texts.lengths()))
-    found, count = [], 0
-    places = xp.zeros((B, T), dtype=np.int64)  # where among what is found; nothing was scored at place 0
     for rows in map(current().asarray, parts):
         part = texts.take(rows) if len(parts) > 1 else texts
         hidden = hidden_states(model, part.ids, part.documents, prompt)
-        found.append(linear_log_probs(hidden, *model._output(), targets=part.targets, **options))
-        n, width = part.ids.shape
-        places[rows, :width] = xp.arange(1 + count, 1 + count + n * width).reshape(n, width)
-        count += n * width
-    if len(parts) == 1:
-        return found[0]
-    nothing = Tensor(xp.zeros((2, 1), dtype=found[0].dtype))
-    return ops.concatenate(nothing, *(pair.reshape(2, -1) for pair in found), axis=1)[:, places]
+        found.append((rows, linear_log_probs(hidden, *model._output(), targets=part.targets, **options)))
+    return found[0][1] if len(parts) == 1 else laid_together(found, texts.ids.shape)
 
 
 @op
@@ -114,25 +105,21 @@ def linear_log_probs(
 
     out = xp.zeros((2, flat.size), dtype=x.dtype)
     for chunk in chunks:
-        log_p, _ = _log_probs(ctx, picked[chunk], weight, bias, softcap, temperature)
-        out[0, rows[chunk]] = log_p[xp.arange(len(log_p)), wanted[chunk]]
-        out[1, rows[chunk]] = -(xp.exp(log_p) * log_p).sum(axis=-1)
+        logits, _ = _logits(ctx, picked[chunk], weight, bias, softcap, temperature)
+        out[0, rows[chunk]], out[1, rows[chunk]] = ctx.backend.log_probs(logits, wanted[chunk])
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
         g = g.reshape(2, -1)
         dx, dweight = xp.zeros((flat.size, x.shape[-1]), dtype=x.dtype), xp.zeros_like(weight)
         dbias = None if bias is None else xp.zeros_like(bias)
         for chunk in chunks:
-            log_p, bent = _log_probs(ctx, picked[chunk], weight, bias, softcap, temperature)
-            dlogp, dentropy = g[:, rows[chunk], None]  # (rows, 1) each
-            entropy = out[1, rows[chunk], None]
-            dlogits = -xp.exp(log_p) * (dlogp + dentropy * (log_p + entropy))
-            dlogits[xp.arange(len(log_p)), wanted[chunk]] += dlogp[:, 0]
-            dlogits /= temperature
+            logits, bent = _logits(ctx, picked[chunk], weight, bias, softcap, temperature)
+            dlogps, dentropies = g[:, rows[chunk]]
+            dlogits = ctx.backend.log_probs_backward(dlogps, dentropies, logits, wanted[chunk]) / temperature
             if bent is not None:
                 dlogits *= 1 - bent * bent
-            dx[rows[chunk]] = dlogits @ weight
-            dweight += dlogits.T @ picked[chunk]
+            dx[rows[chunk]] = ctx.backend.matmul(dlogits, weight)
+            dweight += ctx.backend.matmul(dlogits.T, picked[chunk])
             if dbias is not None:
                 dbias += dlogits.sum(axis=0)
         return (dx.reshape(x.shape), dweight, dbias)[: len(ctx.needs)]
@@ -140,13 +127,13 @@ def linear_log_probs(
     return out.reshape(2, *targets.shape), vjp
 
 
-def _log_probs(
+def _logits(
     ctx: Context, x: Array, weight: Array, bias: Array | None, softcap: float | None, temperature: float
 ) -> tuple[Array, Array | None]:
-    """Log-probabilities (rows, V) of x (rows, C), and the tanh that the soft-cap bent their logits with."""
-    logits = x @ weight.T
+    """Logits (rows, V) of x (rows, C) over the temperature, and the tanh that the soft-cap bent them with."""
+    logits = ctx.backend.matmul(x, weight.T)
     logits = logits if bias is None else logits + bias
     if softcap is None:
-        return ctx.backend.log_softmax(logits / temperature), None
+        return logits / temperature, None
     bent = ctx.xp.tanh(logits / softcap)
-    return ctx.backend.log_softmax(bent * (softcap / temperature)), bent
+    return bent * (softcap / temperature), bent

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from .. import ops
 from ..backend import current
 from ..backend.reference import Array
 from ..models.decoder import CausalLM
@@ -36,19 +38,25 @@ class Texts(NamedTuple):
         return ((self.targets >= 0) * current().xp.arange(1, self.targets.shape[1] + 1)).max(axis=1)
 
 
-def similar_lengths(lengths: np.ndarray, least: int = 512) -> list[np.ndarray]:
-    """Rows of texts in parts that need little padding: a part's longest text is a quarter longer than its shortest.
+def similar_lengths(lengths: np.ndarray, overhead: int = 128) -> list[np.ndarray]:
+    """Rows of texts in parts of similar length, longest first: the cheapest parts, where each is read as wide as its
+    longest text, and costs `overhead` tokens more: calls of many operations, and prompts that are read again.
 
-    Parts of fewer than `least` tokens take others in: products of small matrices would cost more than the padding does.
-    Within a part rows are in order.
+    Of the texts from the i-th longest on, the first part ends where its own cost and that of the best parts of the rest
+    are least (dynamic programming, from the end). Within a part rows are in order.
     """
-    parts: list[list[int]] = []
-    for row in np.argsort(-lengths, kind="stable").tolist():
-        longest = lengths[parts[-1][0]] if parts else 0
-        if not parts or (longest > 1.25 * lengths[row] and longest * len(parts[-1]) >= least):
-            parts.append([])
-        parts[-1].append(row)
-    return [np.sort(part) for part in parts]
+    order = np.argsort(-lengths, kind="stable")
+    sizes = lengths[order]
+    cuts = np.flatnonzero(np.diff(sizes, prepend=-1, append=-1))  # before the first of each length, and at the end
+    cost, following = np.zeros(len(cuts), dtype=np.int64), np.zeros(len(cuts), dtype=np.int64)
+    for i in range(len(cuts) - 2, -1, -1):
+        ways = sizes[cuts[i]] * (cuts[i + 1 :] - cuts[i]) + overhead + cost[i + 1 :]
+        cost[i], following[i] = ways.min(), i + 1 + ways.argmin()
+    parts, i = [], 0
+    while i < len(cuts) - 1:
+        parts.append(np.sort(order[cuts[i] : cuts[following[i]]]))
+        i = following[i]
+    return parts
 
 
 def hidden_states(model: CausalLM, ids: Array, documents: Array | None = None, prompt: int = 0) -> Tensor:
@@ -69,6 +77,22 @@ def hidden_states(model: CausalLM, ids: Array, documents: Array | None = None, p
     cache = KVCache([SharedPrompt(rows) for _ in model.model.layers])
     prompts = model.model(ids[new, :prompt], cache)  # (n, prompt, C)
     return go_on(prompts, model.model(ids[:, prompt:], cache), rows)
+
+
+def laid_together(parts: Sequence[tuple[Array, Tensor]], shape: tuple[int, int]) -> Tensor:
+    """What was found of rows (n,) of a batch, (k, n, width), in its place among all: (k, B, T), and 0 elsewhere.
+
+    Every part has the same k, and is no wider than T.
+    """
+    xp, count = current().xp, 1
+    places = xp.zeros(shape, dtype=np.int64)  # among what is found; at 0 there is nothing
+    for rows, found in parts:
+        _, n, width = found.shape
+        places[rows, :width] = xp.arange(count, count + n * width).reshape(n, width)
+        count += n * width
+    _, first = parts[0]
+    nothing = Tensor(xp.zeros((len(first), 1), dtype=first.dtype))
+    return ops.concatenate(nothing, *(found.reshape(len(found), -1) for _, found in parts), axis=1)[:, places]
 
 
 def reads_apart(model: CausalLM) -> bool:
