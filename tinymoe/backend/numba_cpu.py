@@ -453,9 +453,11 @@ def _log_probs(logits, targets, logps, entropies):  # type: ignore[no-untyped-de
         line, top = logits[i], _highest(logits[i])
         total = weighed = logits.dtype.type(0)
         for j in range(vocab):
-            weight = _exp(line[j] - top)
+            apart = line[j] - top
+            weight = _exp(apart)
             total += weight
-            weighed += weight * (line[j] - top)
+            # The fast exp never comes to 0: what is that small has no part in the entropy.
+            weighed += weight * apart if apart > logits.dtype.type(-87) else logits.dtype.type(0)
         logps[i] = line[targets[i]] - top - math.log(total)
         entropies[i] = math.log(total) - weighed / total
 
