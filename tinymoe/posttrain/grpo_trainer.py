@@ -156,7 +156,8 @@ class GRPOTrainer(OnlineTrainer):
             return self.logps(self.model, part)
         rows, others = np.flatnonzero(taught), np.flatnonzero(~taught)
         found = self.logps(self.model, part.take(rows))
-        with no_grad():
+        # Few answers are no work for two threads, and one that waits for more takes time from what comes next.
+        with no_grad(), current().one_thread_each():
             figures = self.logps(self.model, part.take(others))
         shape = part.logps.shape
         pairs = (((rows, ours[None]), (others, theirs[None])) for ours, theirs in zip(found, figures, strict=True))
