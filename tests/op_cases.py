@@ -9,9 +9,12 @@ import numpy as np
 
 from tinymoe import ops
 from tinymoe.backend import current
+from tinymoe.backend.decoding import LayerStates
 from tinymoe.backend.reference import AttentionRules
 from tinymoe.nn import sparse
 from tinymoe.posttrain import functional, logps, nf4
+from tinymoe.posttrain.states import recalled_layer
+from tinymoe.tensor import Tensor, no_grad
 
 _rng = np.random.default_rng(0)
 
@@ -56,6 +59,24 @@ def _turn(dtype: Any) -> dict[str, Any]:
 def _qkv_rope(x: Any, *weights: Any, head_dim: int = 6, some: Any = (0, 1, 2)) -> Any:
     results = ops.qkv_rope(x, *weights, **_turn(x.dtype), head_dim=head_dim)
     return ops.concatenate(*(results[i] for i in some), axis=2)
+
+
+def _recalled(x: Any, keys: Any, values: Any, *weights: Any) -> Any:
+    """The layer once by small operations, and once more as one that knows what they have found."""
+    norm, next_norm, *qkv, output, gate, up, down = weights
+    rows, turn, rules = on_backend(np.array([0, 0, 1])), _turn(x.dtype), AttentionRules(0.4)
+    with no_grad():
+        q, *own = ops.qkv_rope(ops.rms_norm(x, norm, eps=1e-5), *qkv, **turn, head_dim=6)
+        seen = [ops.concatenate(its[rows], new, axis=1).data for its, new in zip((keys, values), own, strict=True)]
+        mixed, lse = current().attention(q.data, *seen, None, rules)
+        middle = x + ops.linear(Tensor(mixed).reshape(*x.shape[:2], -1), output)
+        factors = ops.linears(ops.rms_norm(middle, next_norm, eps=1e-6), gate, up)
+        end = middle + ops.linear(ops.swiglu(*factors), down)
+        lse = lse.reshape(len(x), -1, x.shape[1]).transpose(0, 2, 1)  # (B, T, H)
+    both = ops.concatenate(*factors, axis=2)
+    states = LayerStates(q.data, own[0].data, own[1].data, mixed, lse, middle.data, both.data, end.data)
+    options = {"states": states, "rows": rows, "scale": rules.scale, "eps": (1e-5, 1e-6)}
+    return recalled_layer(x, keys, values, *weights, **turn, **options)
 
 
 def _rule(q: Any, k: Any, v: Any, sinks: Any, **options: Any) -> Any:
@@ -143,6 +164,11 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "qkv_rope": (_qkv_rope, (r(2, 5, 4), r(12, 4), r(6, 4), r(6, 4))),
     "qkv_rope partial": (lambda *arrays: _qkv_rope(*arrays, head_dim=9), (r(2, 5, 4), r(18, 4), r(9, 4), r(9, 4))),
     "qkv_rope keys alone": (lambda *arrays: _qkv_rope(*arrays, some=[1]), (r(2, 5, 4), r(12, 4), r(6, 4), r(6, 4))),
+    "recalled_layer": (
+        _recalled,
+        (r(3, 5, 4), r(2, 2, 1, 6), r(2, 2, 1, 6), r(4), r(4), r(12, 4), r(6, 4), r(6, 4), r(4, 12),
+         r(6, 4), r(6, 4), r(4, 6)),
+    ),
     "layer_norm": (lambda x, w, b: ops.layer_norm(x, w, b, eps=1e-5), (r(2, 3, 8), r(8), r(8))),
     "gelu": (ops.gelu, (np.concatenate([3 * r(3, 5), [[-9.0, -0.3, 0.0, 0.5, 7.0]]]),)),
     "gelu_tanh": (ops.gelu_tanh, (3 * r(3, 5),)),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -80,6 +80,24 @@ class Prompts(NamedTuple):
     window: int
 
 
+class LayerStates(NamedTuple):
+    """What one layer computes of n tokens of B texts, and gradients are made of.
+
+    queries (B, n, H, D) and keys (B, n, K, D), both turned; values (B, n, K, D); mixed (B, n, H, D), what attention
+    finds, and lse (B, n, H), the log of each softmax's denominator; the residual stream (B, n, C) in the middle, with
+    attention added, and at the end of the layer; factors (B, n, 2 I), gate and up-projection side by side.
+    """
+
+    queries: Array
+    keys: Array
+    values: Array
+    mixed: Array
+    lse: Array
+    middle: Array
+    factors: Array
+    end: Array
+
+
 @dataclass
 class Answers:
     """B texts that answer P prompts, of which the first of n tokens is there, and what the others are drawn with.
@@ -87,7 +105,8 @@ class Answers:
     prompts (B,) are the numbers of the prompts, draws (B, n) uniform numbers. tokens and logps (B, n), lengths and
     finished (B,) are what is found: log-probabilities at the temperature, how many tokens there are, and whether the
     last one is among `stop`, which end a text. Temperature 0 takes the likeliest token. softcap 0 is for none.
-    top_k, top_p and min_p are those of `generate`: log-probabilities do not know of them.
+    top_k, top_p and min_p are those of `generate`: log-probabilities do not know of them. states, if there are any, a
+    layer each, are filled in for all tokens but the last, which no layer has read.
     """
 
     prompts: Array
@@ -102,8 +121,10 @@ class Answers:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    states: Sequence[LayerStates] = ()
 
     def part(self, rows: slice) -> Answers:
         """Some of the texts; what is found for them is found here too."""
         names = ("prompts", "draws", "tokens", "logps", "lengths", "finished")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        states = [LayerStates(*(array[rows] for array in layer)) for layer in self.states]
+        return replace(self, states=states, **{name: getattr(self, name)[rows] for name in names})

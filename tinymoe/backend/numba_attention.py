@@ -24,7 +24,7 @@ from numba.extending import intrinsic, overload
 
 from .numba_product import PANEL, ROWS, VECTOR, before, folded, fused, lay_out, multiply_panels, spread
 
-BLOCK = 2 * ROWS  # queries of a head whose scores are held at a time
+BLOCK = 16 if VECTOR == 16 else 2 * ROWS  # queries of a head whose scores are held at a time
 
 _kernel = numba.njit(cache=True, error_model="numpy", nogil=True)
 

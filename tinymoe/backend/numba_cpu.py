@@ -787,11 +787,15 @@ class NumbaBackend(ReferenceBackend):
         """As in `swiglu_mlp`, where all gradients are needed."""
         g, weights = np.ascontiguousarray(g), [gate, up, down]
         if len(saved) == 1 and not (all(needs) and self._are_ours([g, x], weights)):
-            saved = x, weights, *self._apart(saved[0])
+            saved = super().swiglu_mlp_saved(x, gate, up, down, saved[0])
         if len(saved) > 1:
             return super().swiglu_mlp_backward(g, x, gate, up, down, saved, needs)
         dx, *dweights = self.grouped_swiglu_mlp_backward(g, x, gate[None], up[None], down[None], saved, (0, len(x)))
         return [dx, *(dweight[0] for dweight in dweights)]
+
+    def swiglu_mlp_saved(self, x: Array, gate: Array, up: Array, down: Array, factors: Array) -> tuple[Any, ...]:
+        """As they are kept here."""
+        return (factors,)
 
     def grouped_swiglu_mlp(
         self, x: Array, gate: Array, up: Array, down: Array, offsets: Sequence[int]

@@ -77,7 +77,8 @@ _SOON, _PART = 16384, 256  # numbers that a helper fetches while it waits, and b
 _TASK = np.dtype([
     *[(name, "i8") for name in ("kind", "x", "blocks", "inner", "columns", "add", "rows", "layers")],
     *[(name, "i8", (3,)) for name in ("first", "out", "y", "weight", "bias")],
-    *[(name, "i8") for name in ("q", "mixed", "rules", "scores", "width", "documents", "text", "texts", "numbered")],
+    *[(name, "i8") for name in ("q", "mixed", "rules", "scores", "width", "lse")],
+    *[(name, "i8") for name in ("documents", "text", "texts", "numbered")],
     *[(name, "i8") for name in ("heads", "groups", "dim", "shares", "places")],
     *[(name, "i8", (2,)) for name in ("keys", "values", "capacity", "row", "start", "count")],
     ("soon", "i8"),
@@ -524,23 +525,24 @@ def _row_width(count):  # type: ignore[no-untyped-def]
 # counted; so rows are told by number.
 
 
-def _softmax(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
+def _softmax(scores, heads, count, scale, softcap, documents, text, lse):  # type: ignore[no-untyped-def]
     """Weights from the first `count` dot products of some heads, of scores (H, n), in place; n is a whole number of
-    vectors. documents[text, -m:] are those of the last m keys, the last the query's own."""
+    vectors. documents[text, -m:] are those of the last m keys, the last the query's own. Into lse (H,) go the logs of
+    the denominators."""
     masked, (low, high) = min(documents.shape[1], count), heads
     its = scores[low:high, :count] * scale
     if softcap > 0:
         its = softcap * np.tanh(its / softcap)
     if masked:
         its[:, count - masked :][:, documents[text, -masked:] != documents[text, -1]] = -np.inf
-    its = np.exp(its - its.max(axis=1, keepdims=True))
-    scores[low:high, :count] = its / its.sum(axis=1, keepdims=True)
+    lse[low:high] = np.logaddexp.reduce(its, axis=1)
+    scores[low:high, :count] = np.exp(its - lse[low:high, None])
 
 
 # Not by fastmath, which regroups sums: exp rounds by adding a large number and taking it away again.
 @overload(_softmax, jit_options={"fastmath": False, "forceinline": True})
-def _softmax_overload(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
-    def softmax(scores, heads, count, scale, softcap, documents, text):  # type: ignore[no-untyped-def]
+def _softmax_overload(scores, heads, count, scale, softcap, documents, text, lse):  # type: ignore[no-untyped-def]
+    def softmax(scores, heads, count, scale, softcap, documents, text, lse):  # type: ignore[no-untyped-def]
         width, masked, (low, high) = scores.shape[1], min(documents.shape[1], count), heads
         first, document = count - masked, documents.shape[1] - masked
         for g in range(low, high):
@@ -551,7 +553,9 @@ def _softmax_overload(scores, heads, count, scale, softcap, documents, text):  #
             for s in range(masked):
                 if documents[text, document + s] != documents[text, -1]:
                     scores[g, first + s] = -np.inf
-            inverse = np.float32(1) / weigh_at(row, count, scale, highest_at(row, count) * scale)
+            top = highest_at(row, count) * scale
+            total = weigh_at(row, count, scale, top)
+            lse[g], inverse = top + math.log(total), np.float32(1) / total
             for s in range(width):
                 scores[g, s] *= inverse
             # The fast exp gives a hidden key a tiny weight, which times an infinite value would not be zero.
@@ -771,25 +775,26 @@ def _attend(crew, tables, work, layer, dim):  # type: ignore[no-untyped-def]
     start, count, turn = cached[_START], cached[_STOP] - cached[_START], cached[_TURN]
     shape = (len(documents), cached[_CAPACITY], all_k.shape[1] // dim, dim)
     keys, values = floats_at(cached[_KEYS], shape), floats_at(cached[_VALUES], shape)
-    q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, shape[2], dim, count)
+    q, k, out, lse, scores = _cut_up(work.scratch, all_q.shape[1] // dim, shape[2], dim, count)
     for text in range(len(documents)):
         _take(all_q, text, q)
         _take(all_k, text, k)
         _make_ready(q, k, weights, rules, layer, turns, turn)
         _keep(k, all_v, text, keys, values, text, start + count - 1)
         here = cached[_KEYS], cached[_VALUES], cached[_CAPACITY], text, start, count
-        _look(crew, q, out, scores, shape[2], rules[layer], documents, text, (here,))
+        _look(crew, q, out, lse, scores, shape[2], rules[layer], documents, text, (here,))
         _give(out, all_q, text)
     _by_channel(all_q, work.mixed)
 
 
 @_kernel
-def _look(crew, q, out, scores, groups, rules, documents, text, places):  # type: ignore[no-untyped-def]
+def _look(crew, q, out, lse, scores, groups, rules, documents, text, places):  # type: ignore[no-untyped-def]
     """Attention of one text's queries q (H, D) to tokens in one or two places: (keys, values, capacity, row, start,
-    count) each, the first two by address. Into out (H, D); scores (H, n) is scratch."""
+    count) each, the first two by address. Into out (H, D), and logs of the denominators into lse (H,); scores (H, n) is
+    scratch."""
     task, (heads, dim), seen = crew.task[0], q.shape, 0
     task["kind"], task["q"], task["mixed"], task["rules"] = _LOOK, q.ctypes.data, out.ctypes.data, rules.ctypes.data
-    task["scores"], task["width"] = scores.ctypes.data, scores.shape[1]
+    task["scores"], task["width"], task["lse"] = scores.ctypes.data, scores.shape[1], lse.ctypes.data
     task["documents"], task["text"] = documents.ctypes.data, text
     task["texts"], task["numbered"] = documents.shape
     task["heads"], task["groups"], task["dim"], task["places"] = heads, groups, dim, len(places)
@@ -815,7 +820,7 @@ def _some_heads(task, share):  # type: ignore[no-untyped-def]
         keys = floats_at(task["keys"][i], (row + 1, task["capacity"][i], groups, dim))
         _scores(q, some, keys, row, start, scores, read, count)
         read += count
-    _softmax(scores, some, read, rules[0], rules[1], documents, task["text"])
+    _softmax(scores, some, read, rules[0], rules[1], documents, task["text"], floats_at(task["lse"], (heads,)))
     read = 0
     for i in range(task["places"]):
         row, start, count = task["row"][i], task["start"][i], task["count"][i]
@@ -880,11 +885,12 @@ def _fetch_before(end):  # type: ignore[no-untyped-def]
 
 @_kernel
 def _cut_up(scratch, queries, heads, dim, count):  # type: ignore[no-untyped-def]
-    """Memory for queries (H, D), keys (K, D), what they find (H, D), and scores of `count` keys (H, n)."""
+    """Memory for queries (H, D), keys (K, D), what they find (H, D), logs of denominators (H,), and scores of `count`
+    keys (H, n)."""
     size, width = queries * dim, _row_width(count)
     q, out = scratch[:size].reshape(queries, dim), scratch[size : 2 * size].reshape(queries, dim)
     k, rest = scratch[2 * size : 2 * size + heads * dim].reshape(heads, dim), scratch[2 * size + heads * dim :]
-    return q, k, out, rest[: queries * width].reshape(queries, width)
+    return q, k, out, rest[:queries], rest[queries : queries + queries * width].reshape(queries, width)
 
 
 @_inlined
@@ -907,7 +913,9 @@ def _step(crew, ids, tables, work, dim, out):  # type: ignore[no-untyped-def]
     for layer in range(len(tables.cached)):
         _project(crew, tables, work, layer)
         _attend(crew, tables, work, layer, dim)
-        _feed_forward(crew, tables, work, layer)
+        _add_mixed(crew, tables, work, layer)
+        _widen(crew, tables, work, layer)
+        _narrow(crew, tables, work, layer)
     _score(crew, tables, work)
     _hand_over(work.scores, out)
 
@@ -922,16 +930,27 @@ def _project(crew, tables, work, layer):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _feed_forward(crew, tables, work, layer):  # type: ignore[no-untyped-def]
-    """What a layer's attention has mixed, and its SwiGLU, added to the residual stream."""
+def _add_mixed(crew, tables, work, layer):  # type: ignore[no-untyped-def]
+    """What a layer's attention has mixed, added to the residual stream."""
+    w, size = tables.weights[layer], work.gate.shape[1] * work.x.shape[1]
+    _linears(crew, work.mixed, True, ((work.x, w[_O], w[_O_BIAS]),), w[_UP] + 4 * size)
+
+
+@_kernel
+def _widen(crew, tables, work, layer):  # type: ignore[no-untyped-def]
+    """From the residual stream to the two factors of a layer's SwiGLU."""
     w, x, y = tables.weights[layer], work.x, work.normed
-    size = 4 * work.gate.shape[1] * x.shape[1]  # bytes of each of its matrices
-    _linears(crew, work.mixed, True, ((x, w[_O], w[_O_BIAS]),), w[_UP] + size)
     _norm(x, floats_at(w[_POST_NORM], (x.shape[1],)), tables.rules[layer, 2], tables.rules[layer, 3], y)
     both = (work.gate, w[_GATE], w[_GATE_BIAS]), (work.up, w[_UP], w[_UP_BIAS])
-    _linears(crew, y, False, both, w[_DOWN] + size)
+    _linears(crew, y, False, both, w[_DOWN] + 4 * work.gate.shape[1] * x.shape[1])
+
+
+@_kernel
+def _narrow(crew, tables, work, layer):  # type: ignore[no-untyped-def]
+    """From the two factors back to the residual stream."""
+    w = tables.weights[layer]
     _swiglu(work.gate, work.up)
-    _linears(crew, work.gate, True, ((x, w[_DOWN], w[_DOWN_BIAS]),), _first_end(tables, work, layer + 1))
+    _linears(crew, work.gate, True, ((work.x, w[_DOWN], w[_DOWN_BIAS]),), _first_end(tables, work, layer + 1))
 
 
 @_kernel
@@ -1052,5 +1071,5 @@ class CompiledDecoder:
         """The channels of each of a step's buffers, and the numbers in the last one for texts of `seen` tokens."""
         first, dim = self.held.layers[0], self.held.head_dim
         width, heads, (vocab, channels) = len(first.q), len(first.k), self.held.output.shape
-        inner, scratch = len(first.gate), width // dim * (2 * dim + int(_row_width(seen))) + heads
+        inner, scratch = len(first.gate), width // dim * (2 * dim + 1 + int(_row_width(seen))) + heads
         return channels, channels, width, heads, heads, width, inner, inner, vocab, scratch

@@ -338,8 +338,8 @@ def _halvings(number):  # type: ignore[no-untyped-def]
 
 @_kernel
 def tile_rows(left):  # type: ignore[no-untyped-def]
-    """How many rows the next tile has."""
-    if left >= ROWS:
+    """How many rows the next tile has. The last sixteen are two times eight, not fourteen and two."""
+    if left >= ROWS and (left != 16 or ROWS < 8):
         return ROWS
     return 8 if left >= 8 else 4 if left >= 4 else 2 if left >= 2 else 1
 

@@ -14,12 +14,16 @@ way.
 # pyright: reportCallIssue=false
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic, overload
 
-from .decoding import Answers, Prompts, Turns
+from .decoding import Answers, LayerStates, Prompts, Turns
 from .numba_cpu import _kernel
 from .numba_decode import (
     _CAPACITY,
@@ -31,21 +35,24 @@ from .numba_decode import (
     _VALUES,
     _VECTOR,
     CompiledDecoder,
+    _add_mixed,
     _by_channel,
     _by_text,
     _cut_up,
     _embed,
-    _feed_forward,
     _give,
     _hand_over,
+    _inlined,
     _keep,
     _look,
     _make_ready,
+    _narrow,
     _project,
     _score,
     _side_by_side,
     _Tables,
     _take,
+    _widen,
     _Work,
 )
 from .numba_memory import address_of, floats_at
@@ -56,10 +63,14 @@ from .reference import Array
 # Ctrl-C cannot interrupt a compiled call: it finds that many tokens of each text, or fewer that take as many products.
 PIECE, PRODUCTS = 64, 1 << 33
 
+# Places in the table of what is kept of a layer: the fields of `LayerStates`.
+_QUERIES, _OWN_KEYS, _OWN_VALUES, _MIXED, _LSE, _MIDDLE, _FACTORS, _END = range(8)
+
 
 class _Texts(NamedTuple):
     """The arrays of `Answers`, and of what they look back at: own keys and values (layers, B, room, K, D), the first
-    place of each prompt (layers, P), and how far back each layer's tokens see (layers,)."""
+    place of each prompt (layers, P), and how far back each layer's tokens see (layers,). states (layers, 8) are the
+    addresses of `LayerStates`; there are no rows where nothing is kept."""
 
     prompts: Array
     draws: Array
@@ -72,6 +83,7 @@ class _Texts(NamedTuple):
     values: Array
     starts: Array
     windows: Array
+    states: Array
 
 
 def sample_answers(decoder: CompiledDecoder, answers: Answers, prompts: Sequence[Prompts], turns: Turns) -> None:
@@ -87,6 +99,8 @@ def sample_answers(decoder: CompiledDecoder, answers: Answers, prompts: Sequence
     starts = np.stack([held.starts for held in prompts]).astype(np.int64)
     windows = np.array([held.window for held in prompts], dtype=np.int64)
     found = answers.tokens, answers.logps, answers.lengths, answers.finished
+    states = [[address_of(array, write=True) for array in layer] for layer in answers.states]
+    addresses = np.array(states, dtype=np.int64).reshape(len(states), len(LayerStates._fields))
     seen = int((cached[:, _STOP] - starts.min(axis=1)).max()) + length
     work, vocab = _memory(decoder, texts, seen), decoder.held.output.shape[0]
     out, choice = np.empty((texts, vocab), dtype=np.float32), make_choice(answers, vocab)
@@ -96,7 +110,8 @@ def sample_answers(decoder: CompiledDecoder, answers: Answers, prompts: Sequence
             break
         stop = min(first + piece, length)
         keys, values = (_with_room(own, first - 1, stop, length) for own in (keys, values))
-        group = _Texts(answers.prompts, answers.draws, *found, answers.stop, keys, values, starts, windows)
+        own = keys, values, starts, windows, addresses
+        group = _Texts(answers.prompts, answers.draws, *found, answers.stop, *own)
         angles = turns(first, stop)
         tables = _Tables(decoder.table, cached, decoder.rules, angles[0], np.zeros((1, 0), dtype=np.int64))
         _sample(decoder.crew, first, stop, group, tables, angles, work, dim, out, choice)
@@ -137,7 +152,14 @@ def _sample(crew, first, stop, texts, tables, turns, work, dim, out, choice):  #
         for layer in range(len(tables.cached)):
             _project(crew, now, step, layer)
             _look_back(crew, now, step, texts, going[:count], n, layer, dim)
-            _feed_forward(crew, now, step, layer)
+            _add_mixed(crew, now, step, layer)
+            _widen(crew, now, step, layer)
+            if len(texts.states):
+                _keep_streams(step.x, texts, texts.states[layer, _MIDDLE], going[:count], n)
+                _keep_factors(step, texts, texts.states[layer, _FACTORS], going[:count], n)
+            _narrow(crew, now, step, layer)
+            if len(texts.states):
+                _keep_streams(step.x, texts, texts.states[layer, _END], going[:count], n)
         _score(crew, now, step)
         _hand_over(step.scores, out[:count])
         count = _draw(texts, going, count, n, out, choice)
@@ -178,7 +200,7 @@ def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore
     groups = all_k.shape[1] // dim
     stop, turn, own = cached[_STOP], cached[_TURN], min(n, texts.windows[layer])  # of its own tokens
     most = min(stop - starts[layer].min(), texts.windows[layer] - own)  # of the prompt's
-    q, k, out, scores = _cut_up(work.scratch, all_q.shape[1] // dim, groups, dim, most + own)
+    q, k, out, lse, scores = _cut_up(work.scratch, all_q.shape[1] // dim, groups, dim, most + own)
     for place in range(len(going)):
         text, prompt = going[place], prompts[going[place]]
         read = min(stop - starts[layer, prompt], most)
@@ -189,9 +211,89 @@ def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore
         there = cached[_KEYS], cached[_VALUES], cached[_CAPACITY], prompt, stop - read, read
         own_places = np.int64(own_keys.ctypes.data), np.int64(own_values.ctypes.data)
         here = (*own_places, own_keys.shape[1], text, n - own, own)
-        _look(crew, q, out, scores, groups, rules[layer], documents, 0, (there, here))
+        _look(crew, q, out, lse, scores, groups, rules[layer], documents, 0, (there, here))
+        if len(texts.states):
+            _keep_heads(q, k, all_v, place, out, lse, texts, layer, text, n)
         _give(out, all_q, place)
     _by_channel(all_q, work.mixed)
+
+
+@_inlined
+def _lines(texts, address, width):  # type: ignore[no-untyped-def]
+    """What is kept of all tokens but the last, (B (n - 1), width)."""
+    rows, tokens = texts.tokens.shape
+    return floats_at(address, (rows * (tokens - 1), width))
+
+
+@_inlined
+def _keep_heads(q, k, all_v, place, out, lse, texts, layer, text, n):  # type: ignore[no-untyped-def]
+    """A text's queries and keys as they were compared, its values, and what was found, of its token n - 1."""
+    states, line, heads, width = texts.states[layer], text * (texts.tokens.shape[1] - 1) + n - 1, len(q), all_v.shape[1]
+    _give(q, _lines(texts, states[_QUERIES], q.size), line)
+    _give(k, _lines(texts, states[_OWN_KEYS], k.size), line)
+    _give(out, _lines(texts, states[_MIXED], out.size), line)
+    values, sums = _lines(texts, states[_OWN_VALUES], width), _lines(texts, states[_LSE], heads)
+    for i in range(width):
+        values[line, i] = all_v[place, i]
+    for head in range(heads):
+        sums[line, head] = lse[head]
+
+
+@intrinsic
+def _send(typing_context: Any, source: Any, target: Any) -> tuple[Signature, Callable[..., Any]]:
+    """Four numbers from one address to another, a multiple of 16, past the caches."""
+
+    def generate(context: Any, builder: Any, signature: Signature, arguments: Any) -> Any:
+        pointer = ir.VectorType(ir.FloatType(), 4).as_pointer()
+        here, there = (builder.inttoptr(address, pointer) for address in arguments)
+        sent = builder.store(builder.load(here, align=4), there, align=16)
+        sent.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+def _put(rows, i, kept, line, first):  # type: ignore[no-untyped-def]
+    """Row i of rows, to kept[line] from a column on. It is not needed before the way back: the caches are left to what
+    is, weights and keys and values."""
+    kept[line, first : first + rows.shape[1]] = rows[i]
+
+
+@overload(_put)
+def _put_overload(rows, i, kept, line, first):  # type: ignore[no-untyped-def]
+    def put(rows, i, kept, line, first):  # type: ignore[no-untyped-def]
+        width, sent = rows.shape[1], 0
+        source = rows.ctypes.data + 4 * i * width
+        target = kept.ctypes.data + 4 * (line * kept.shape[1] + first)
+        if target % 16 == 0:
+            sent = width // 4 * 4
+            for c in range(0, 4 * sent, 16):
+                _send(source + c, target + c)
+        for c in range(sent, width):
+            kept[line, first + c] = rows[i, c]
+
+    return put
+
+
+@_kernel
+def _keep_streams(x, texts, address, going, n):  # type: ignore[no-untyped-def]
+    """x (blocks, C, L) of the tokens n - 1."""
+    rows = _by_text(x)
+    kept = _lines(texts, address, rows.shape[1])
+    for i in range(len(going)):
+        _put(rows, i, kept, going[i] * (texts.tokens.shape[1] - 1) + n - 1, 0)
+
+
+@_kernel
+def _keep_factors(work, texts, address, going, n):  # type: ignore[no-untyped-def]
+    """Gate and up-projection of the tokens n - 1, side by side."""
+    gate, up = _by_text(work.gate), _by_text(work.up)
+    width = gate.shape[1]
+    kept = _lines(texts, address, 2 * width)
+    for i in range(len(going)):
+        line = going[i] * (texts.tokens.shape[1] - 1) + n - 1
+        _put(gate, i, kept, line, 0)
+        _put(up, i, kept, line, width)
 
 
 @_kernel

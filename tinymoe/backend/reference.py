@@ -426,6 +426,12 @@ class ReferenceBackend:
         dx, dweights = self.linears_backward(parts, rows, matrices[:2], needs[:3])
         return [dx, *dweights, ddown]
 
+    def swiglu_mlp_saved(self, x: Array, gate: Array, up: Array, down: Array, factors: Array) -> tuple[Any, ...]:
+        """What the gradients of `swiglu_mlp` need, where x gate^T and x up^T are known: side by side, (N, 2 I)."""
+        rows, *matrices = map(self.operand, (x, gate, up, down))
+        gated, upper = self.xp.split(factors, 2, axis=1)
+        return rows, matrices, gated, upper, self.operand(self.swiglu(gated, upper))
+
     def grouped_swiglu_mlp(
         self, x: Array, gate: Array, up: Array, down: Array, offsets: Sequence[int]
     ) -> tuple[Array, tuple[Array, ...]]:

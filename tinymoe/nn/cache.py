@@ -105,14 +105,14 @@ class SharedPrompt(LayerCache):
     def __init__(self, rows: Array):
         super().__init__()
         self.rows = rows
-        self._prompts: list[Tensor] = []
+        self.prompts: list[Tensor] = []
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The prompts as they came, or k and v (B, T, K, D) behind their prompts, (B, P + T, K, D)."""
-        if not self._prompts:
-            self._prompts, self.length = [k, v], k.shape[1]
+        if not self.prompts:
+            self.prompts, self.length = [k, v], k.shape[1]
             return k, v
-        return go_on(self._prompts[0], k, self.rows), go_on(self._prompts[1], v, self.rows)
+        return go_on(self.prompts[0], k, self.rows), go_on(self.prompts[1], v, self.rows)
 
 
 def go_on(start: Tensor, rest: Tensor, rows: Array) -> Tensor:

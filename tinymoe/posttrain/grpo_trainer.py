@@ -23,6 +23,9 @@ from .online_trainer import OnlineConfig, OnlineTrainer, reading
 from .rollout import Rollouts, join
 from .texts import laid_together, reads_apart
 
+# Answers that teach nothing are read apart when they are as many: what is left has to be copied.
+_SILENT_SHARE = 1 / 8
+
 
 @dataclass(frozen=True)
 class GRPOConfig(OnlineConfig):
@@ -43,6 +46,12 @@ class GRPOConfig(OnlineConfig):
     mask_truncated_completions: bool = False
     dynamic_sampling: int = 0  # how many more draws a step may take to find groups whose rewards differ (DAPO)
     overlong_cache: int | None = None  # the last tokens before the limit, over which `soft_overlong_punishment` grows
+
+    @property
+    def sampled_by_itself(self) -> bool:
+        """Whether answers are learned from once, with the weights they were sampled with: the ratio is then 1, with no
+        rounding."""
+        return self.num_iterations == self.steps_per_generation == 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +86,11 @@ class GRPOTrainer(OnlineTrainer):
         held_out: Sequence[Any] = (),
     ):
         super().__init__(model, problems, reward_functions, config, out, held_out, reference=config.beta > 0)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Where its one update is by the one draw that the very weights have made."""
+        return self.config.sampled_by_itself and not self.config.dynamic_sampling
 
     def sample(self) -> list[Answers]:
         """The judged answers of a step: one draw, or as many as `dynamic_sampling` allows and it takes."""
@@ -118,12 +132,11 @@ class GRPOTrainer(OnlineTrainer):
         """Update the weights with answers, B rows, and advantages (B,); returns the means of what updates report."""
         config, parts = self.config, self._parts(len(batch))
         ref_logps = self.reference_logps(batch) if config.beta else None
-        sampled_by_itself = config.num_iterations == len(parts) == 1  # the ratio is then 1, with no rounding
         reports = []
         for _ in range(config.num_iterations):
             for rows in parts:
                 part = batch.take(rows)
-                old_logps = None if sampled_by_itself else part.logps
+                old_logps = None if config.sampled_by_itself else part.logps
                 reference = None if ref_logps is None else ref_logps[rows, : part.logps.shape[1]]
                 reports.append(self.update(part, advantages[rows], old_logps, reference))
         return {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
@@ -147,12 +160,12 @@ class GRPOTrainer(OnlineTrainer):
         """What the model thinks of the answers. Of those that nothing is learned from, no more than that is computed.
 
         An answer whose advantage is 0 has no gradient, unless there is a price on its KL divergence: the model reads it
-        for the figures alone. (Of all such answers, the first is read as if it taught something: gradients are then 0,
-        and not missing.)
+        for the figures alone, unless such answers are so few that sorting them out costs more. (Of all such answers,
+        the first is read as if it taught something: gradients are then 0, and not missing.)
         """
         taught = advantages != 0
         taught[0] |= not taught.any()
-        if taught.all() or self.config.beta or not reads_apart(self.model):
+        if taught.mean() > 1 - _SILENT_SHARE or self.config.beta or not reads_apart(self.model):
             return self.logps(self.model, part)
         rows, others = np.flatnonzero(taught), np.flatnonzero(~taught)
         found = self.logps(self.model, part.take(rows))

@@ -17,6 +17,7 @@ from ..nn.parts import by_lanes
 from ..ops import Result, op
 from ..tensor import Context, Tensor
 from .functional import as_mask, check_ids, check_positive
+from .states import States
 from .texts import Texts, hidden_states, laid_together, reads_apart, similar_lengths
 
 
@@ -39,13 +40,15 @@ def token_logps(
     documents: Any = None,
     temperature: float = 1.0,
     prompt: int = 0,
+    states: States | None = None,
 ) -> TokenLogps:
     """Log-probabilities of the tokens of ids (B, T), each given those before it, and the entropies they came with.
 
     mask (B, T) is 1 for tokens to be scored (a completion) and 0 for others (a prompt, padding): only for the former
     are logits computed. attention_mask and documents are those of the model's call. Logits are divided by temperature,
     as when the tokens were sampled. Where texts that follow each other begin with the same `prompt` tokens, these are
-    read once (`hidden_states`). Losses of the model's own layers are left out; `collecting` has them.
+    read once, and what was sampled behind them not at all, if its states were kept (`hidden_states`). Losses of the
+    model's own layers are left out; `collecting` has them.
 
     Raises ValueError for shapes that differ, ids that are no tokens, and a temperature of 0 or less.
     """
@@ -61,7 +64,8 @@ def token_logps(
 
     def lane(rows: slice) -> Tensor:
         # No token follows the last one, so the model need not read it.
-        texts = Texts(ids[rows, :-1], targets[rows], None if numbers is None else numbers[rows, :-1])
+        kept = None if states is None else states.take(rows)
+        texts = Texts(ids[rows, :-1], targets[rows], None if numbers is None else numbers[rows, :-1], kept)
         return _scores(model, texts, prompt, options)  # (2, rows, T - 1)
 
     first, *others = by_lanes(model, lane, targets.shape)
@@ -76,7 +80,7 @@ def _scores(model: CausalLM, texts: Texts, prompt: int, options: dict[str, Any])
         parts = similar_lengths(current().to_numpy(texts.lengths()))
     for rows in map(current().asarray, parts):
         part = texts.take(rows) if len(parts) > 1 else texts
-        hidden = hidden_states(model, part.ids, part.documents, prompt)
+        hidden = hidden_states(model, part.ids, part.documents, prompt, part.states)
         found.append((rows, linear_log_probs(hidden, *model._output(), targets=part.targets, **options)))
     return found[0][1] if len(parts) == 1 else laid_together(found, texts.ids.shape)
 

@@ -148,6 +148,11 @@ class OnlineTrainer(Trainer):
             "rollouts": sample_answers(draws[0], advantages, self.config.num_completions_to_print),
         }
 
+    @property
+    def keeps_states(self) -> bool:
+        """Whether a step learns from what layers computed while its answers were sampled."""
+        return False
+
     def sample(self) -> list[Answers]:
         """The judged answers of a step, in one draw or several."""
         return [self.draw()]
@@ -165,6 +170,7 @@ class OnlineTrainer(Trainer):
             top_p=config.top_p,
             stop=self.stop,
             seed=seed,
+            keep_states=self.keeps_states,
         )
         return judge(batch, self.data, numbers, self.tokenizer, self.reward_functions, self.weights)
 
@@ -187,9 +193,13 @@ class OnlineTrainer(Trainer):
         return {"loss": loss.item(), "lr": lr, "grad_norm": norm, **aux_loss}
 
     def logps(self, model: CausalLM, batch: Rollouts) -> TokenLogps:
-        """What a model thinks of the sampled tokens, at the temperature they were sampled with: (B, T - 1) each."""
-        shortest = int(batch.prompt_lengths.min())
-        return token_logps(model, batch.ids, batch.mask, temperature=self.config.temperature, prompt=shortest)
+        """What a model thinks of the sampled tokens, at the temperature they were sampled with: (B, T - 1) each.
+
+        What was kept of them is what the model that is trained computed, before it was changed.
+        """
+        states = batch.states if model is self.model else None
+        shortest, temperature = int(batch.prompt_lengths.min()), self.config.temperature
+        return token_logps(model, batch.ids, batch.mask, temperature=temperature, prompt=shortest, states=states)
 
     def reference_logps(self, batch: Rollouts) -> np.ndarray:
         """The log-probabilities of the reference: (B, T - 1)."""

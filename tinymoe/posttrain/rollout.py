@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..backend import current
-from ..backend.decoding import Answers
+from ..backend.decoding import Answers, LayerStates
 from ..generate.engine import next_token_probabilities
 from ..models.compiled import compiled_answers
 from ..models.decoder import CausalLM
 from ..nn.cache import KVCache, LayerCache
 from .functional import check_between, check_ids
+from .states import States, new_states
 
 # Rows are taken out of the caches when as many have finished: copying what is left has to be worth it.
 _FINISHED_SHARE = 1 / 8
@@ -32,7 +33,7 @@ class Rollouts:
     reads them without an attention mask. mask (B, T) is True for the tokens that were sampled, the stop token included.
     logps (B, T - 1) are laid out as those of `token_logps`: entry t is of ids[:, t + 1], and 0 where nothing was
     sampled. prompt_lengths and lengths (B,) count the tokens of prompt and completion. finished (B,) is False for a
-    completion that was cut off.
+    completion that was cut off. states are what layers computed of the completions, where that was kept.
     """
 
     ids: np.ndarray
@@ -42,6 +43,7 @@ class Rollouts:
     lengths: np.ndarray
     finished: np.ndarray
     group_size: int
+    states: States | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,7 +57,9 @@ class Rollouts:
         rows = np.asarray(rows)
         width = int((self.prompt_lengths + self.lengths)[rows].max())
         cut = (self.ids[rows, :width], self.mask[rows, :width], self.logps[rows, : width - 1])
-        return Rollouts(*cut, self.prompt_lengths[rows], self.lengths[rows], self.finished[rows], self.group_size)
+        states = None if self.states is None else self.states.take(rows)
+        counts = self.prompt_lengths[rows], self.lengths[rows]
+        return Rollouts(*cut, *counts, self.finished[rows], self.group_size, states)
 
 
 def rollouts(
@@ -68,6 +72,7 @@ def rollouts(
     top_p: float | None = None,
     stop: int | Collection[int] | None = None,
     seed: int | Sequence[int] = 0,
+    keep_states: bool = False,
 ) -> Rollouts:
     """Sample `group_size` completions of each prompt, a sequence of token ids; prompts may differ in length.
 
@@ -77,7 +82,9 @@ def rollouts(
     takes the likeliest token.
 
     The log-probabilities are of the policy that is trained: logits divided by the temperature (by 1 where it is 0),
-    before top_p takes tokens out. Raises ValueError for no or empty prompts and settings out of their range.
+    before top_p takes tokens out. keep_states is for learning from the rollouts with the weights they were sampled
+    with; it does nothing where the model's layers are not Llama's, or prompts differ in length. Raises ValueError for
+    no or empty prompts and settings out of their range.
     """
     questions = [check_ids(np.asarray(prompt)[None], model.config.vocab_size)[0] for prompt in prompts]
     questions = [current().to_numpy(question) for question in questions]
@@ -89,15 +96,21 @@ def rollouts(
     tokens = np.zeros(draws.shape, dtype=np.int64)
     logps, lengths = np.zeros(draws.shape, dtype=np.float32), np.zeros(len(draws), dtype=np.int64)
     finished = np.zeros(len(draws), dtype=bool)
+    kept: list[LayerStates] = []
+    if keep_states and len({len(question) for question in questions}) == 1:
+        kept = new_states(model, len(draws), max_new_tokens - 1)
     for together in _batches(model, questions):
         rows = (np.asarray(together)[:, None] * group_size + np.arange(group_size)).ravel()
-        parts = sampler.run([questions[i] for i in together], group_size, draws[rows])
+        parts = sampler.run([questions[i] for i in together], group_size, draws[rows], kept)
         tokens[rows], logps[rows], lengths[rows], finished[rows] = parts
-    return _laid_out(questions, tokens, logps, lengths, finished, group_size)
+    states = States(kept, np.arange(len(draws)), lengths - 1) if kept else None
+    return _laid_out(questions, tokens, logps, lengths, finished, group_size, states)
 
 
 def join(parts: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts one under the other. Raises ValueError where their groups differ in size."""
+    """Rollouts one under the other; of several, no states. Raises ValueError where their groups differ in size."""
+    if len(parts) == 1:
+        return parts[0]
     sizes, width = {part.group_size for part in parts}, max(part.ids.shape[1] for part in parts)
     if len(sizes) != 1:
         raise ValueError(f"parts: got groups of {sorted(sizes)} rows, expected one size")
@@ -159,8 +172,11 @@ class _Sampler:
     top_p: float | None
     stop: np.ndarray
 
-    def run(self, prompts: list[np.ndarray], group_size: int, draws: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Tokens and logps (B, n), lengths and finished (B,), from uniform numbers (B, n) that each row draws with."""
+    def run(
+        self, prompts: list[np.ndarray], group_size: int, draws: np.ndarray, kept: list[LayerStates]
+    ) -> tuple[np.ndarray, ...]:
+        """Tokens and logps (B, n), lengths and finished (B,), from uniform numbers (B, n) that each row draws with.
+        kept is filled in with what layers compute, or emptied where nobody says what that is."""
         cache = self.model.new_cache()
         ids, attention_mask = left_padded(prompts)
         with current().one_thread_each():  # the others would be waiting for more to do while answers are computed
@@ -170,10 +186,12 @@ class _Sampler:
         tokens[:, 0], logps[:, 0] = self.choose(logits[copies], draws[:, 0])
         lengths, finished = np.ones(len(draws), dtype=np.int64), np.isin(tokens[:, 0], self.stop)
         softcap = self.model.config.final_logit_softcapping or 0.0
-        answers = Answers(copies, draws, tokens, logps, lengths, finished, self.stop, self.temperature, softcap)
+        found = tokens, logps, lengths, finished
+        answers = Answers(copies, draws, *found, self.stop, self.temperature, softcap, states=kept)
         if self.top_p is not None or not compiled_answers(self.model, cache, [len(p) for p in prompts], answers):
             take_rows(cache, copies)
             self.go_on(cache, answers)
+            kept.clear()
         return tokens, logps, lengths, finished
 
     def go_on(self, cache: KVCache, answers: Answers) -> None:
@@ -224,6 +242,7 @@ def _laid_out(
     lengths: np.ndarray,
     finished: np.ndarray,
     group_size: int,
+    states: States | None,
 ) -> Rollouts:
     starts = np.repeat([len(prompt) for prompt in prompts], group_size)
     shape = len(tokens), int((starts + lengths).max())
@@ -232,7 +251,7 @@ def _laid_out(
         written = slice(start, start + length)
         ids[row, :start], ids[row, written] = prompts[row // group_size], tokens[row, :length]
         mask[row, written], scores[row, written] = True, logps[row, :length]
-    return Rollouts(ids, mask, scores[:, 1:], starts, lengths, finished, group_size)
+    return Rollouts(ids, mask, scores[:, 1:], starts, lengths, finished, group_size, states)
 
 
 def _widened(array: np.ndarray, width: int) -> np.ndarray:

@@ -19,19 +19,24 @@ from ..nn.cache import KVCache, SharedPrompt, go_on
 from ..nn.moe import MoE
 from ..nn.recorder import is_recording
 from ..tensor import Tensor
+from .states import States, recalled
 
 
 class Texts(NamedTuple):
-    """Rows to read: ids (B, T), the tokens that follow them, -1 where none is scored, and documents or None."""
+    """Rows to read: ids (B, T), the tokens that follow them, -1 where none is scored, documents or None, and what is
+    kept of what follows their prompts, if they were sampled."""
 
     ids: Array
     targets: Array
     documents: Array | None
+    states: States | None = None
 
     def take(self, rows: Array) -> Texts:
         """Some of the rows, up to the last token that is scored."""
         width = max(1, int(self.lengths()[rows].max()))
-        return Texts(*(None if array is None else array[rows, :width] for array in self))
+        documents = None if self.documents is None else self.documents[rows, :width]
+        states = None if self.states is None else self.states.take(current().to_numpy(rows))
+        return Texts(self.ids[rows, :width], self.targets[rows, :width], documents, states)
 
     def lengths(self) -> Array:
         """How many tokens of each row have to be read for the last one that is scored: (B,)."""
@@ -59,24 +64,29 @@ def similar_lengths(lengths: np.ndarray, overhead: int = 128) -> list[np.ndarray
     return parts
 
 
-def hidden_states(model: CausalLM, ids: Array, documents: Array | None = None, prompt: int = 0) -> Tensor:
+def hidden_states(
+    model: CausalLM, ids: Array, documents: Array | None = None, prompt: int = 0, states: States | None = None
+) -> Tensor:
     """The decoder's output for ids (B, T), (B, T, C): `model.model(ids)`, with less work where texts begin alike.
 
     Of texts that follow each other and have their first `prompt` tokens in common, the first one's are read for all,
     and gradients come back to them from all. A model that balances its experts by the tokens it reads reads them all,
-    and so does one whose attention keeps other things than keys and values.
+    and so does one whose attention keeps other things than keys and values. What was sampled behind the prompts is not
+    read at all where states were kept.
     """
     if not 0 < prompt < ids.shape[1] or documents is not None or not reads_apart(model):
         return model.model(ids, documents=documents)
     xp = current().xp
     new = xp.ones(len(ids), dtype=bool)
     new[1:] = (ids[1:, :prompt] != ids[:-1, :prompt]).any(axis=1)
-    if new.all():
+    if new.all() and states is None:
         return model.model(ids)
     rows = xp.cumsum(new) - 1  # which prompt each text goes on from
     cache = KVCache([SharedPrompt(rows) for _ in model.model.layers])
     prompts = model.model(ids[new, :prompt], cache)  # (n, prompt, C)
-    return go_on(prompts, model.model(ids[:, prompt:], cache), rows)
+    rest = ids[:, prompt:]
+    answers = model.model(rest, cache) if states is None else recalled(model.model, rest, cache, rows, states)
+    return go_on(prompts, answers, rows)
 
 
 def laid_together(parts: Sequence[tuple[Array, Tensor]], shape: tuple[int, int]) -> Tensor:
