@@ -99,18 +99,19 @@ class RollingCache(LayerCache):
 class SharedPrompt(LayerCache):
     """Keys and values of prompts that several texts go on from: a layer's cache that gradients flow through.
 
-    What comes first are the prompts, (n, P, K, D); then, once, what follows them: text i goes on from prompt rows[i].
+    What comes first are the prompts, (n, P, K, D), from the position `start` on; then, once, what follows them: text i
+    goes on from prompt rows[i].
     """
 
-    def __init__(self, rows: Array):
+    def __init__(self, rows: Array, start: int = 0):
         super().__init__()
-        self.rows = rows
+        self.rows, self.length = rows, start
         self.prompts: list[Tensor] = []
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The prompts as they came, or k and v (B, T, K, D) behind their prompts, (B, P + T, K, D)."""
         if not self.prompts:
-            self.prompts, self.length = [k, v], k.shape[1]
+            self.prompts, self.length = [k, v], self.length + k.shape[1]
             return k, v
         return go_on(self.prompts[0], k, self.rows), go_on(self.prompts[1], v, self.rows)
 

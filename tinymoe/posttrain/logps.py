@@ -75,14 +75,25 @@ def token_logps(
 
 def _scores(model: CausalLM, texts: Texts, prompt: int, options: dict[str, Any]) -> Tensor:
     """Log-probabilities and entropies of what follows, (2, B, T): of texts of similar length at a time."""
-    parts, found = [np.arange(len(texts.ids))], []
-    if reads_apart(model):
-        parts = similar_lengths(current().to_numpy(texts.lengths()))
+    parts, found = _parts(model, texts), []
     for rows in map(current().asarray, parts):
         part = texts.take(rows) if len(parts) > 1 else texts
-        hidden = hidden_states(model, part.ids, part.documents, prompt, part.states)
+        shared = prompt if part.states is None else int(part.states.prompts[0])
+        hidden = hidden_states(model, part.ids, part.documents, shared, part.states)
         found.append((rows, linear_log_probs(hidden, *model._output(), targets=part.targets, **options)))
     return found[0][1] if len(parts) == 1 else laid_together(found, texts.ids.shape)
+
+
+def _parts(model: CausalLM, texts: Texts) -> list[np.ndarray]:
+    """Which rows are read together: all, or those of similar length; with states, those whose prompts are of one length
+    besides."""
+    every = np.arange(len(texts.ids))
+    if not reads_apart(model):
+        return [every]
+    lengths, prompts = current().to_numpy(texts.lengths()), np.zeros_like(every)
+    prompts = prompts if texts.states is None else texts.states.prompts
+    alike = [every[prompts == length] for length in np.unique(prompts)]
+    return [rows[part] for rows in alike for part in similar_lengths(lengths[rows])]
 
 
 @op

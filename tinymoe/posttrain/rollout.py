@@ -83,8 +83,8 @@ def rollouts(
 
     The log-probabilities are of the policy that is trained: logits divided by the temperature (by 1 where it is 0),
     before top_p takes tokens out. keep_states is for learning from the rollouts with the weights they were sampled
-    with; it does nothing where the model's layers are not Llama's, or prompts differ in length. Raises ValueError for
-    no or empty prompts and settings out of their range.
+    with; it does nothing where the model's layers are not Llama's. Raises ValueError for no or empty prompts and
+    settings out of their range.
     """
     questions = [check_ids(np.asarray(prompt)[None], model.config.vocab_size)[0] for prompt in prompts]
     questions = [current().to_numpy(question) for question in questions]
@@ -96,15 +96,16 @@ def rollouts(
     tokens = np.zeros(draws.shape, dtype=np.int64)
     logps, lengths = np.zeros(draws.shape, dtype=np.float32), np.zeros(len(draws), dtype=np.int64)
     finished = np.zeros(len(draws), dtype=bool)
-    kept: list[LayerStates] = []
-    if keep_states and len({len(question) for question in questions}) == 1:
-        kept = new_states(model, len(draws), max_new_tokens - 1)
+    kept = new_states(model, len(draws), max_new_tokens - 1) if keep_states else []
     for together in _batches(model, questions):
         rows = (np.asarray(together)[:, None] * group_size + np.arange(group_size)).ravel()
         parts = sampler.run([questions[i] for i in together], group_size, draws[rows], kept)
         tokens[rows], logps[rows], lengths[rows], finished[rows] = parts
-    states = States(kept, np.arange(len(draws)), lengths - 1) if kept else None
-    return _laid_out(questions, tokens, logps, lengths, finished, group_size, states)
+    batch = _laid_out(questions, tokens, logps, lengths, finished, group_size)
+    if kept:
+        rows, starts = np.arange(len(batch)), batch.prompt_lengths
+        batch.states = States(kept, rows, lengths - 1, starts, int(starts.max()))
+    return batch
 
 
 def join(parts: Sequence[Rollouts]) -> Rollouts:
@@ -242,7 +243,6 @@ def _laid_out(
     lengths: np.ndarray,
     finished: np.ndarray,
     group_size: int,
-    states: States | None,
 ) -> Rollouts:
     starts = np.repeat([len(prompt) for prompt in prompts], group_size)
     shape = len(tokens), int((starts + lengths).max())
@@ -251,7 +251,7 @@ def _laid_out(
         written = slice(start, start + length)
         ids[row, :start], ids[row, written] = prompts[row // group_size], tokens[row, :length]
         mask[row, written], scores[row, written] = True, logps[row, :length]
-    return Rollouts(ids, mask, scores[:, 1:], starts, lengths, finished, group_size, states)
+    return Rollouts(ids, mask, scores[:, 1:], starts, lengths, finished, group_size)
 
 
 def _widened(array: np.ndarray, width: int) -> np.ndarray:

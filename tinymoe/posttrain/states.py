@@ -33,16 +33,18 @@ _OPS = ("add", "add_rms_norm", "attention", "linear", "linears", "qkv_rope", "rm
 
 
 class States(NamedTuple):
-    """What is kept of texts: of each layer, for more texts than these; which of them these are, (B,); and of how many
-    tokens of each, (B,)."""
+    """What is kept of texts: of each layer, for more texts than these; which of them these are, (B,); of how many
+    tokens of each, (B,); and how long their prompts are, (B,), which all end before the position `stop`."""
 
     layers: Sequence[LayerStates]
     rows: np.ndarray
     lengths: np.ndarray
+    prompts: np.ndarray
+    stop: int
 
     def take(self, rows: Any) -> States:
         """Those of some of the texts."""
-        return States(self.layers, self.rows[rows], self.lengths[rows])
+        return States(self.layers, self.rows[rows], self.lengths[rows], self.prompts[rows], self.stop)
 
     def of_layer(self, number: int, width: int) -> LayerStates:
         """One layer's, (B, width, …): zeros behind a text's last token, where nothing was ever written."""

@@ -72,7 +72,7 @@ def hidden_states(
     Of texts that follow each other and have their first `prompt` tokens in common, the first one's are read for all,
     and gradients come back to them from all. A model that balances its experts by the tokens it reads reads them all,
     and so does one whose attention keeps other things than keys and values. What was sampled behind the prompts is not
-    read at all where states were kept.
+    read at all where states were kept; the prompts are then as long as `prompt`, and stand where they stood.
     """
     if not 0 < prompt < ids.shape[1] or documents is not None or not reads_apart(model):
         return model.model(ids, documents=documents)
@@ -82,7 +82,8 @@ def hidden_states(
     if new.all() and states is None:
         return model.model(ids)
     rows = xp.cumsum(new) - 1  # which prompt each text goes on from
-    cache = KVCache([SharedPrompt(rows) for _ in model.model.layers])
+    start = 0 if states is None else states.stop - prompt
+    cache = KVCache([SharedPrompt(rows, start) for _ in model.model.layers])
     prompts = model.model(ids[new, :prompt], cache)  # (n, prompt, C)
     rest = ids[:, prompt:]
     answers = model.model(rest, cache) if states is None else recalled(model.model, rest, cache, rows, states)
