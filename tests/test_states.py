@@ -52,8 +52,11 @@ def assert_the_same(model, batch, **options):
     ours, our_gradients = learned(model, batch, batch.states, **options)
     for mine, theirs in zip(ours, values, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
     for name, gradient in gradients.items():
-        np.testing.assert_allclose(our_gradients[name], gradient, atol=1e-4 * np.abs(gradient).max(), err_msg=name)
+        # Where attention looks at one place alone, the gradients of its queries are what rounding leaves.
+        close = 1e-4 * np.abs(gradient).max() + 3e-6 * largest
+        np.testing.assert_allclose(our_gradients[name], gradient, rtol=0, atol=close, err_msg=name)
 
 
 @pytest.mark.parametrize("shape", [{}, {"num_key_value_heads": 2}, {"num_attention_heads": 4}, {"head_dim": 12}])
