@@ -174,7 +174,9 @@ def trainer(**changes):
     return GRPOTrainer(model, PROBLEMS, [digits], config)
 
 
-@pytest.mark.parametrize("changes", [{}, {"beta": 0.1}, {"loss_type": "dr_grpo", "temperature": 0.7}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"beta": 0.1}, {"num_iterations": 2}, {"loss_type": "dr_grpo", "temperature": 0.7}]
+)
 def test_runs_learn_the_same(changes, monkeypatch):
     ours, theirs = trainer(**changes), trainer(**changes)
     for _ in range(3):
@@ -188,8 +190,8 @@ def test_runs_learn_the_same(changes, monkeypatch):
         np.testing.assert_allclose(p.numpy(), q.numpy(), atol=2e-4)
 
 
-@pytest.mark.parametrize("changes", [{"num_iterations": 2}, {"steps_per_generation": 2}, {"dynamic_sampling": 1}])
-def test_what_is_not_learned_from_by_the_same_weights_is_not_kept(changes):
+@pytest.mark.parametrize("changes", [{"steps_per_generation": 2}, {"dynamic_sampling": 1}])
+def test_nothing_is_kept_of_several_draws_or_for_parts(changes):
     changing = trainer(**changes)
     assert changing.draw().rollouts.states is None and trainer().draw().rollouts.states is not None
     changing.step()

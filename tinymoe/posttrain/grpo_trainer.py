@@ -47,12 +47,6 @@ class GRPOConfig(OnlineConfig):
     dynamic_sampling: int = 0  # how many more draws a step may take to find groups whose rewards differ (DAPO)
     overlong_cache: int | None = None  # the last tokens before the limit, over which `soft_overlong_punishment` grows
 
-    @property
-    def sampled_by_itself(self) -> bool:
-        """Whether answers are learned from once, with the weights they were sampled with: the ratio is then 1, with no
-        rounding."""
-        return self.num_iterations == self.steps_per_generation == 1
-
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect_counts("num_iterations", "steps_per_generation")
@@ -89,8 +83,8 @@ class GRPOTrainer(OnlineTrainer):
 
     @property
     def keeps_states(self) -> bool:
-        """Where its one update is by the one draw that the very weights have made."""
-        return self.config.sampled_by_itself and not self.config.dynamic_sampling
+        """Where the first update is by all answers, and these are of one draw."""
+        return self.config.steps_per_generation == 1 and not self.config.dynamic_sampling
 
     def sample(self) -> list[Answers]:
         """The judged answers of a step: one draw, or as many as `dynamic_sampling` allows and it takes."""
@@ -132,11 +126,14 @@ class GRPOTrainer(OnlineTrainer):
         """Update the weights with answers, B rows, and advantages (B,); returns the means of what updates report."""
         config, parts = self.config, self._parts(len(batch))
         ref_logps = self.reference_logps(batch) if config.beta else None
+        sampled_by_itself = config.num_iterations == len(parts) == 1  # the ratio is then 1, with no rounding
         reports = []
         for _ in range(config.num_iterations):
             for rows in parts:
                 part = batch.take(rows)
-                old_logps = None if config.sampled_by_itself else part.logps
+                if reports:  # by now the weights are others than those that sampled
+                    part.states = None
+                old_logps = None if sampled_by_itself else part.logps
                 reference = None if ref_logps is None else ref_logps[rows, : part.logps.shape[1]]
                 reports.append(self.update(part, advantages[rows], old_logps, reference))
         return {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
