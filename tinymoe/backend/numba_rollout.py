@@ -218,27 +218,6 @@ def _look_back(crew, tables, work, texts, going, n, layer, dim):  # type: ignore
     _by_channel(all_q, work.mixed)
 
 
-@_inlined
-def _lines(texts, address, width):  # type: ignore[no-untyped-def]
-    """What is kept of all tokens but the last, (B (n - 1), width)."""
-    rows, tokens = texts.tokens.shape
-    return floats_at(address, (rows * (tokens - 1), width))
-
-
-@_inlined
-def _keep_heads(q, k, all_v, place, out, lse, texts, layer, text, n):  # type: ignore[no-untyped-def]
-    """A text's queries and keys as they were compared, its values, and what was found, of its token n - 1."""
-    states, line, heads, width = texts.states[layer], text * (texts.tokens.shape[1] - 1) + n - 1, len(q), all_v.shape[1]
-    _give(q, _lines(texts, states[_QUERIES], q.size), line)
-    _give(k, _lines(texts, states[_OWN_KEYS], k.size), line)
-    _give(out, _lines(texts, states[_MIXED], out.size), line)
-    values, sums = _lines(texts, states[_OWN_VALUES], width), _lines(texts, states[_LSE], heads)
-    for i in range(width):
-        values[line, i] = all_v[place, i]
-    for head in range(heads):
-        sums[line, head] = lse[head]
-
-
 @intrinsic
 def _send(typing_context: Any, source: Any, target: Any) -> tuple[Signature, Callable[..., Any]]:
     """Four numbers from one address to another, a multiple of 16, past the caches."""
@@ -275,13 +254,39 @@ def _put_overload(rows, i, kept, line, first):  # type: ignore[no-untyped-def]
     return put
 
 
+@_inlined
+def _lines(texts, address, width):  # type: ignore[no-untyped-def]
+    """What is kept of all tokens but the last, (B (n - 1), width)."""
+    rows, tokens = texts.tokens.shape
+    return floats_at(address, (rows * (tokens - 1), width))
+
+
+@_inlined
+def _line(texts, text, n):  # type: ignore[no-untyped-def]
+    """Which of these is a text's token n - 1."""
+    return text * (texts.tokens.shape[1] - 1) + n - 1
+
+
+@_inlined
+def _keep_heads(q, k, all_v, place, out, lse, texts, layer, text, n):  # type: ignore[no-untyped-def]
+    """A text's queries and keys as they were compared, its values, and what was found, of its token n - 1."""
+    states, line, heads = texts.states[layer], _line(texts, text, n), len(q)
+    _give(q, _lines(texts, states[_QUERIES], q.size), line)
+    _give(k, _lines(texts, states[_OWN_KEYS], k.size), line)
+    _give(out, _lines(texts, states[_MIXED], out.size), line)
+    _put(all_v, place, _lines(texts, states[_OWN_VALUES], all_v.shape[1]), line, 0)
+    sums = _lines(texts, states[_LSE], heads)
+    for head in range(heads):
+        sums[line, head] = lse[head]
+
+
 @_kernel
 def _keep_streams(x, texts, address, going, n):  # type: ignore[no-untyped-def]
     """x (blocks, C, L) of the tokens n - 1."""
     rows = _by_text(x)
     kept = _lines(texts, address, rows.shape[1])
     for i in range(len(going)):
-        _put(rows, i, kept, going[i] * (texts.tokens.shape[1] - 1) + n - 1, 0)
+        _put(rows, i, kept, _line(texts, going[i], n), 0)
 
 
 @_kernel
@@ -291,7 +296,7 @@ def _keep_factors(work, texts, address, going, n):  # type: ignore[no-untyped-de
     width = gate.shape[1]
     kept = _lines(texts, address, 2 * width)
     for i in range(len(going)):
-        line = going[i] * (texts.tokens.shape[1] - 1) + n - 1
+        line = _line(texts, going[i], n)
         _put(gate, i, kept, line, 0)
         _put(up, i, kept, line, width)
 
