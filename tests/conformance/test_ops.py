@@ -130,6 +130,14 @@ def _swiglu_mlp(x: Any, gate: Any, up: Any, down: Any) -> Any:
     return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
 
 
+def _recalled_layer(x: Any, keys: Any, values: Any, norm: Any, next_norm: Any, *weights: Any) -> Any:
+    """A layer of Llama; the first two texts go on from the first prompt."""
+    q, k, v = (F.linear(F.rms_norm(x, norm.shape, norm, 1e-5), w).unflatten(-1, (-1, 6)) for w in weights[:3])
+    k, v = (torch.cat([prompt[[0, 0, 1]], own], dim=1) for prompt, own in ((keys, _rope(k)), (values, v)))
+    x = x + F.linear(_attend(_rope(q), k, v).flatten(2), weights[3])
+    return x + _swiglu_mlp(F.rms_norm(x, next_norm.shape, next_norm, 1e-6), *weights[4:])
+
+
 def _grouped(x: Any, w: Any, offsets: Any) -> Any:
     return torch.cat([x[a:b] @ w[e].T for e, (a, b) in enumerate(itertools.pairwise(offsets))])
 
@@ -202,6 +210,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "qkv_rope": _qkv_rope,
     "qkv_rope partial": lambda *arrays: _qkv_rope(*arrays, head_dim=9),
     "qkv_rope keys alone": lambda *arrays: _qkv_rope(*arrays, some=[1]) + 0 * sum(w.sum() for w in arrays),
+    "recalled_layer": _recalled_layer,
     "layer_norm": lambda x, w, b: F.layer_norm(x, (x.shape[-1],), w, b, eps=1e-5),
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
