@@ -9,8 +9,7 @@ import numpy as np
 
 from tinymoe import ops
 from tinymoe.backend import current
-from tinymoe.backend.decoding import LayerStates
-from tinymoe.backend.reference import AttentionRules
+from tinymoe.backend.reference import AttentionRules, LayerRules, LayerStates
 from tinymoe.nn import sparse
 from tinymoe.posttrain import functional, logps, nf4
 from tinymoe.posttrain.states import recalled_layer
@@ -61,6 +60,10 @@ def _qkv_rope(x: Any, *weights: Any, head_dim: int = 6, some: Any = (0, 1, 2)) -
     return ops.concatenate(*(results[i] for i in some), axis=2)
 
 
+def _layer_rules(x: Any) -> LayerRules:
+    return LayerRules(**_turn(x.dtype), head_dim=6, scale=0.4, eps=(1e-5, 1e-6))
+
+
 def _recalled(x: Any, keys: Any, values: Any, *weights: Any) -> Any:
     """The layer once by small operations, and once more as one that knows what they have found."""
     norm, next_norm, *qkv, output, gate, up, down = weights
@@ -75,8 +78,7 @@ def _recalled(x: Any, keys: Any, values: Any, *weights: Any) -> Any:
         lse = lse.reshape(len(x), -1, x.shape[1]).transpose(0, 2, 1)  # (B, T, H)
     both = ops.concatenate(*factors, axis=2)
     states = LayerStates(q.data, own[0].data, own[1].data, mixed, lse, middle.data, both.data, end.data)
-    options = {"states": states, "rows": rows, "scale": rules.scale, "eps": (1e-5, 1e-6)}
-    return recalled_layer(x, keys, values, *weights, **turn, **options)
+    return recalled_layer(x, keys, values, *weights, states=states, rows=rows, rules=_layer_rules(x))
 
 
 def _rule(q: Any, k: Any, v: Any, sinks: Any, **options: Any) -> Any:
@@ -168,6 +170,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         _recalled,
         (r(3, 5, 4), r(2, 2, 1, 6), r(2, 2, 1, 6), r(4), r(4), r(12, 4), r(6, 4), r(6, 4), r(4, 12),
          r(6, 4), r(6, 4), r(4, 6)),
+    ),
+    "llama_layer": (
+        lambda x, *weights: ops.llama_layer(x, *weights, rules=_layer_rules(x)),
+        (r(3, 5, 4), r(4), r(4), r(12, 4), r(6, 4), r(6, 4), r(4, 12), r(6, 4), r(6, 4), r(4, 6)),
     ),
     "layer_norm": (lambda x, w, b: ops.layer_norm(x, w, b, eps=1e-5), (r(2, 3, 8), r(8), r(8))),
     "gelu": (ops.gelu, (np.concatenate([3 * r(3, 5), [[-9.0, -0.3, 0.0, 0.5, 7.0]]]),)),

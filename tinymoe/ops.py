@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from .backend.reference import Array, AttentionRules
+from .backend.reference import Array, AttentionRules, LayerRules
 from .tensor import OPS, Context, Tensor, Vjp, apply, apply_several
 
 Result = tuple[Array, Vjp]
@@ -336,6 +336,18 @@ def qkv_rope(
         return [None if dx is None else dx.reshape(x.shape), *dweights]
 
     return results, vjp
+
+
+@op
+def llama_layer(ctx: Context, x: Array, *weights: Array, rules: LayerRules) -> Result:
+    """A layer of Llama as one operation: x (B, T, C) -> the same shape. See `ReferenceBackend.llama_layer`."""
+    states = ctx.backend.llama_layer(x, weights, rules)
+
+    def vjp(g: Array) -> list[Array | None]:
+        dx, _, dweights = ctx.backend.llama_layer_backward(g, x, weights, rules, states, (), ctx.needs)
+        return [dx, *dweights]
+
+    return states.end, vjp
 
 
 @op

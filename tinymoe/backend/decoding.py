@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .reference import Array
+from .reference import Array, LayerStates
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,6 @@ class Prompts(NamedTuple):
     starts: Array
     stop: int
     window: int
-
-
-class LayerStates(NamedTuple):
-    """What one layer computes of n tokens of B texts, and gradients are made of.
-
-    queries (B, n, H, D) and keys (B, n, K, D), both turned; values (B, n, K, D); mixed (B, n, H, D), what attention
-    finds, and lse (B, n, H), the log of each softmax's denominator; the residual stream (B, n, C) in the middle, with
-    attention added, and at the end of the layer; factors (B, n, 2 I), gate and up-projection side by side.
-    """
-
-    queries: Array
-    keys: Array
-    values: Array
-    mixed: Array
-    lse: Array
-    middle: Array
-    factors: Array
-    end: Array
 
 
 @dataclass

@@ -26,7 +26,8 @@ from .numba_product import PANEL, ROWS, VECTOR, before, folded, fused, lay_out, 
 
 BLOCK = 16 if VECTOR == 16 else 2 * ROWS  # queries of a head whose scores are held at a time
 
-_kernel = numba.njit(cache=True, error_model="numpy", nogil=True)
+# Said aloud, since what is compiled for a caller takes its options for its own: fastmath would regroup the sums of exp.
+_kernel = numba.njit(fastmath=False, cache=True, error_model="numpy", nogil=True)
 
 _float, _whole, _long = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _vector, _wholes = ir.VectorType(_float, VECTOR), ir.VectorType(_whole, VECTOR)

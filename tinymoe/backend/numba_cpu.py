@@ -28,7 +28,7 @@ from .kernel_cache import forget_stale_kernels
 from .numba_attention import causal_attention, causal_attention_backward
 from .numba_memory import address_of, floats_at
 from .numba_product import FASTER, NOTHING, multiply
-from .reference import Array, AttentionRules, ReferenceBackend, adamw_settings
+from .reference import Array, AttentionRules, LayerRules, LayerStates, ReferenceBackend, adamw_settings
 
 forget_stale_kernels(Path(__file__).parent)
 
@@ -792,6 +792,37 @@ class NumbaBackend(ReferenceBackend):
             return super().swiglu_mlp_backward(g, x, gate, up, down, saved, needs)
         dx, *dweights = self.grouped_swiglu_mlp_backward(g, x, gate[None], up[None], down[None], saved, (0, len(x)))
         return [dx, *(dweight[0] for dweight in dweights)]
+
+    def llama_layer(self, x: Array, weights: Sequence[Array], rules: LayerRules) -> LayerStates:
+        """In one call, where products are ours."""
+        x = np.ascontiguousarray(x)
+        if not self._takes_layer([x], weights):
+            return super().llama_layer(x, weights, rules)
+        from .numba_layer import forward
+
+        return forward(x, weights, rules)
+
+    def llama_layer_backward(
+        self,
+        g: Array,
+        x: Array,
+        weights: Sequence[Array],
+        rules: LayerRules,
+        states: LayerStates,
+        prompts: Sequence[Array],
+        needs: Sequence[bool],
+    ) -> tuple[Array | None, Sequence[Array], Sequence[Array | None]]:
+        """As in `llama_layer`, where all gradients are needed."""
+        x = np.ascontiguousarray(x)
+        if not (all(needs) and self._takes_layer([x, *states[:4], *states[5:]], weights)):
+            return super().llama_layer_backward(g, x, weights, rules, states, prompts, needs)
+        from .numba_layer import backward
+
+        return backward(g, x, weights, rules, states, prompts)
+
+    def _takes_layer(self, arrays: Sequence[Array], weights: Sequence[Array]) -> bool:
+        rows = arrays[0].shape[0] * arrays[0].shape[1]
+        return rows >= FEW and self._are_ours([*arrays, *weights[:2]], weights[2:])
 
     def swiglu_mlp_saved(self, x: Array, gate: Array, up: Array, down: Array, factors: Array) -> tuple[Any, ...]:
         """As they are kept here."""

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,35 @@ class AttentionRules:
     softcap: float | None = None
     slopes: Array | None = None
     selected: Array | None = None
+
+
+class LayerStates(NamedTuple):
+    """What one layer computes of n tokens of B texts, and gradients are made of.
+
+    queries (B, n, H, D) and keys (B, n, K, D), both turned; values (B, n, K, D); mixed (B, n, H, D), what attention
+    finds, and lse (B, n, H), the log of each softmax's denominator; the residual stream (B, n, C) in the middle, with
+    attention added, and at the end of the layer; factors (B, n, 2 I), gate and up-projection side by side.
+    """
+
+    queries: Array
+    keys: Array
+    values: Array
+    mixed: Array
+    lse: Array
+    middle: Array
+    factors: Array
+    end: Array
+
+
+class LayerRules(NamedTuple):
+    """What a layer of Llama needs besides x and weights: cosines and sines (1, T, R / 2), channels of a head, what
+    multiplies dot products, and the small number in each of its two norms."""
+
+    cos: Array
+    sin: Array
+    head_dim: int
+    scale: float
+    eps: tuple[float, float]
 
 
 class ReferenceBackend:
@@ -425,6 +454,66 @@ class ReferenceBackend:
         parts = [self.operand(part) for part in self.swiglu_backward(dinner, gated, upper)]
         dx, dweights = self.linears_backward(parts, rows, matrices[:2], needs[:3])
         return [dx, *dweights, ddown]
+
+    def llama_layer(self, x: Array, weights: Sequence[Array], rules: LayerRules) -> LayerStates:
+        """A layer of Llama: x (B, T, C) -> `LayerStates.end`, and what its gradients need.
+
+        weights are those of both norms, of queries, keys, values and the attention's output, of gate, up and down.
+        """
+        norm, next_norm, *qkv, output, gate, up, down = weights
+        rows, (B, T) = x.reshape(-1, x.shape[-1]), x.shape[:2]
+        normed, _ = self.rms_norm(rows, norm, rules.eps[0])
+        q, k, v = self.qkv_rope(normed, qkv, rules.cos, rules.sin, rules.head_dim)
+        mixed, lse = self.attention(q, k, v, None, AttentionRules(rules.scale))
+        (attended,) = self.linears(mixed.reshape(len(rows), -1), [output])
+        middle, normed, _ = self.add_rms_norm(rows, attended, next_norm, rules.eps[1])
+        factors = self.linears(normed, [gate, up])
+        (fed,) = self.linears(self.swiglu(*factors), [down])
+        streams = middle, self.xp.concatenate(factors, axis=1), middle + fed
+        lse = lse.reshape(B, -1, T).transpose(0, 2, 1)
+        return LayerStates(q, k, v, mixed, lse, *(stream.reshape(B, T, -1) for stream in streams))
+
+    def llama_layer_backward(
+        self,
+        g: Array,
+        x: Array,
+        weights: Sequence[Array],
+        rules: LayerRules,
+        states: LayerStates,
+        prompts: Sequence[Array],
+        needs: Sequence[bool],
+    ) -> tuple[Array | None, Sequence[Array], Sequence[Array | None]]:
+        """Gradients of `llama_layer` for x, for what each text sees of its prompt, and for the weights.
+
+        prompts are keys and values (B, P, K, D) that stand before the texts' own, or nothing; needs are for x and the
+        weights.
+        """
+        norm, next_norm, *qkv, output, gate, up, down = weights
+        stream, middle, g = (array.reshape(-1, x.shape[-1]) for array in (x, states.middle, g))  # (N, C)
+        normed, inverse_rms = self.rms_norm(middle, next_norm, rules.eps[1])
+        mlp, factors = (gate, up, down), states.factors.reshape(len(middle), -1)  # (N, 2 I)
+        saved = self.swiglu_mlp_saved(normed, *mlp, factors)
+        dnormed, *dmlp = self.swiglu_mlp_backward(g, normed, *mlp, saved, (True, *needs[7:]))
+        dmiddle, dnext = self.add_rms_norm_backward(g, dnormed, middle, next_norm, inverse_rms)
+
+        mixed, seen = states.mixed.reshape(len(middle), -1), [states.keys, states.values]
+        dmixed, doutput = self.linears_backward([dmiddle], mixed, [output], (True, needs[6]))
+        assert dmixed is not None  # it was asked for
+        if prompts:
+            seen = [self.xp.concatenate(pair, axis=1) for pair in zip(prompts, seen, strict=True)]  # (B, P + T, K, D)
+        before = seen[0].shape[1] - x.shape[1]
+        lse = states.lse.transpose(0, 2, 1).reshape(len(x), seen[0].shape[2], -1, x.shape[1], 1)  # (B, K, H/K, T, 1)
+        dq, *dseen, _ = self.attention_backward(
+            dmixed.reshape(states.mixed.shape), states.queries, *seen, None, AttentionRules(rules.scale), states.mixed,
+            lse,
+        )  # fmt: skip
+
+        normed, inverse_rms = self.rms_norm(stream, norm, rules.eps[0])
+        given = [dq, *(d[:, before:] for d in dseen)]
+        dnormed, dqkv = self.qkv_rope_backward(given, normed, qkv, rules.cos, rules.sin, (True, *needs[3:6]))
+        dx, dnorm = self.add_rms_norm_backward(dmiddle, dnormed, stream, norm, inverse_rms)
+        dprompts = [d[:, :before] for d in dseen] if prompts else []
+        return dx.reshape(x.shape), dprompts, [dnorm, dnext, *dqkv, *doutput, *dmlp]
 
     def swiglu_mlp_saved(self, x: Array, gate: Array, up: Array, down: Array, factors: Array) -> tuple[Any, ...]:
         """What the gradients of `swiglu_mlp` need, where x gate^T and x up^T are known: side by side, (N, 2 I)."""
