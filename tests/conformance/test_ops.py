@@ -130,11 +130,12 @@ def _swiglu_mlp(x: Any, gate: Any, up: Any, down: Any) -> Any:
     return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
 
 
-def _recalled_layer(x: Any, keys: Any, values: Any, norm: Any, next_norm: Any, *weights: Any) -> Any:
-    """A layer of Llama; the first two texts go on from the first prompt."""
+def _llama_layer(x: Any, norm: Any, next_norm: Any, *weights: Any, prompts: Any = None) -> Any:
     q, k, v = (F.linear(F.rms_norm(x, norm.shape, norm, 1e-5), w).unflatten(-1, (-1, 6)) for w in weights[:3])
-    k, v = (torch.cat([prompt[[0, 0, 1]], own], dim=1) for prompt, own in ((keys, _rope(k)), (values, v)))
-    x = x + F.linear(_attend(_rope(q), k, v).flatten(2), weights[3])
+    q, k = _rope(q), _rope(k)
+    if prompts:  # the first two texts go on from the first of them
+        k, v = (torch.cat([prompt[[0, 0, 1]], own], dim=1) for prompt, own in zip(prompts, (k, v), strict=True))
+    x = x + F.linear(_attend(q, k, v).flatten(2), weights[3])
     return x + _swiglu_mlp(F.rms_norm(x, next_norm.shape, next_norm, 1e-6), *weights[4:])
 
 
@@ -210,7 +211,8 @@ THEIRS: dict[str, Callable[..., Any]] = {
     "qkv_rope": _qkv_rope,
     "qkv_rope partial": lambda *arrays: _qkv_rope(*arrays, head_dim=9),
     "qkv_rope keys alone": lambda *arrays: _qkv_rope(*arrays, some=[1]) + 0 * sum(w.sum() for w in arrays),
-    "recalled_layer": _recalled_layer,
+    "recalled_layer": lambda x, keys, values, *weights: _llama_layer(x, *weights, prompts=(keys, values)),
+    "llama_layer": _llama_layer,
     "layer_norm": lambda x, w, b: F.layer_norm(x, (x.shape[-1],), w, b, eps=1e-5),
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),

@@ -558,6 +558,11 @@ class NumbaBackend(ReferenceBackend):
         """Whether products are ours: by one thread for itself, on processors where that is faster."""
         return FASTER and (self._each_alone or self.threads == 1)
 
+    @property
+    def whole_layers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where products are ours, compiled code can go from one to the next by itself."""
+        return self._ours
+
     @contextmanager
     def one_thread_each(self) -> Iterator[None]:
         """BLAS computes in the thread that calls it, and starts none."""
@@ -787,7 +792,7 @@ class NumbaBackend(ReferenceBackend):
         """As in `swiglu_mlp`, where all gradients are needed."""
         g, weights = np.ascontiguousarray(g), [gate, up, down]
         if len(saved) == 1 and not (all(needs) and self._are_ours([g, x], weights)):
-            saved = super().swiglu_mlp_saved(x, gate, up, down, saved[0])
+            saved = x, weights, *self._factors(saved[0])
         if len(saved) > 1:
             return super().swiglu_mlp_backward(g, x, gate, up, down, saved, needs)
         dx, *dweights = self.grouped_swiglu_mlp_backward(g, x, gate[None], up[None], down[None], saved, (0, len(x)))
@@ -824,10 +829,6 @@ class NumbaBackend(ReferenceBackend):
         rows = arrays[0].shape[0] * arrays[0].shape[1]
         return rows >= FEW and self._are_ours([*arrays, *weights[:2]], weights[2:])
 
-    def swiglu_mlp_saved(self, x: Array, gate: Array, up: Array, down: Array, factors: Array) -> tuple[Any, ...]:
-        """As they are kept here."""
-        return (factors,)
-
     def grouped_swiglu_mlp(
         self, x: Array, gate: Array, up: Array, down: Array, offsets: Sequence[int]
     ) -> tuple[Array, tuple[Array, ...]]:
@@ -848,18 +849,13 @@ class NumbaBackend(ReferenceBackend):
         """As in `grouped_swiglu_mlp`."""
         g, x, weights = np.ascontiguousarray(g), np.ascontiguousarray(x), (gate, up, down)
         if len(saved) == 1 and not self._are_ours([g, x], weights):
-            saved = self._apart(saved[0])
+            saved = self._factors(saved[0])
         both, *others = saved
         if others:
             return super().grouped_swiglu_mlp_backward(g, x, gate, up, down, saved, offsets)
         dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
         _swiglu_mlp_backward(g, x, weights, np.array(offsets), both, dx, dweights)
         return [dx, *dweights]
-
-    def _apart(self, both: Array) -> tuple[Array, Array, Array]:
-        """The two factors of a block with a gate, and their product."""
-        gated, upper = np.split(both, 2, axis=1)
-        return gated, upper, self.swiglu(gated, upper)
 
     def combine(self, rows: Array, weights: Array, pairs: Array) -> Array:
         """Each token sums up its own rows."""

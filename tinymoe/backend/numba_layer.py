@@ -45,22 +45,22 @@ def backward(
     g: Array, x: Array, weights: Sequence[Array], rules: LayerRules, states: LayerStates, prompts: Sequence[Array]
 ) -> tuple[Array, Sequence[Array], Sequence[Array]]:
     """`ReferenceBackend.llama_layer_backward`, where all gradients are needed."""
-    seen = [states.keys, states.values]
+    keys, values = states.keys, states.values
     if prompts:
-        seen = [np.concatenate(pair, axis=1) for pair in zip(prompts, seen, strict=True)]
-    dx, dweights = np.empty_like(x), tuple(map(np.empty_like, weights))
-    dseen = [np.empty_like(array) for array in seen]
-    arrays = states.queries, states.mixed, np.ascontiguousarray(states.lse.transpose(0, 2, 1)), states.middle
+        keys, values = (np.concatenate(pair, axis=1) for pair in zip(prompts, (keys, values), strict=True))
+    dx, dkeys, dvalues = map(np.empty_like, (x, keys, values))
+    dweights, lse = tuple(map(np.empty_like, weights)), np.ascontiguousarray(states.lse.transpose(0, 2, 1))
     _backward(
-        np.ascontiguousarray(g), x, tuple(weights), rules.cos, -rules.sin, *_numbers(rules), *arrays, states.factors,
-        *seen, dx, *dseen, dweights,
+        np.ascontiguousarray(g), x, tuple(weights), rules.cos, -rules.sin, *_numbers(rules),
+        states.queries, states.mixed, lse, states.middle, states.factors, keys, values, dx, dkeys, dvalues, dweights,
     )  # fmt: skip
-    before = seen[0].shape[1] - x.shape[1]
-    return dx, [d[:, :before] for d in dseen] if prompts else [], dweights
+    before = keys.shape[1] - x.shape[1]
+    return dx, [dkeys[:, :before], dvalues[:, :before]] if prompts else [], dweights
 
 
-def _numbers(rules: LayerRules) -> tuple[Any, ...]:
-    return tuple(map(np.float32, (rules.scale, *rules.eps)))
+def _numbers(rules: LayerRules) -> tuple[Any, Any, Any]:
+    eps, next_eps = rules.eps
+    return np.float32(rules.scale), np.float32(eps), np.float32(next_eps)
 
 
 @_kernel

@@ -82,6 +82,7 @@ class ReferenceBackend:
     xp: Any = np
     on_device = False  # whether arrays live where the host has to wait for them
     keeps_counts = False  # whether the host must not wait just now, not even for a number of rows
+    whole_layers = False  # whether `llama_layer` is worth calling, instead of its parts one by one
     threads = 1  # how many parts of a batch it is worth computing at once
 
     @contextmanager
@@ -492,20 +493,21 @@ class ReferenceBackend:
         stream, middle, g = (array.reshape(-1, x.shape[-1]) for array in (x, states.middle, g))  # (N, C)
         normed, inverse_rms = self.rms_norm(middle, next_norm, rules.eps[1])
         mlp, factors = (gate, up, down), states.factors.reshape(len(middle), -1)  # (N, 2 I)
-        saved = self.swiglu_mlp_saved(normed, *mlp, factors)
+        saved = self.operand(normed), [*map(self.operand, mlp)], *self._factors(factors)
         dnormed, *dmlp = self.swiglu_mlp_backward(g, normed, *mlp, saved, (True, *needs[7:]))
         dmiddle, dnext = self.add_rms_norm_backward(g, dnormed, middle, next_norm, inverse_rms)
 
-        mixed, seen = states.mixed.reshape(len(middle), -1), [states.keys, states.values]
+        mixed = states.mixed.reshape(len(middle), -1)  # (N, H D)
         dmixed, doutput = self.linears_backward([dmiddle], mixed, [output], (True, needs[6]))
         assert dmixed is not None  # it was asked for
+        keys, values = states.keys, states.values
         if prompts:
-            seen = [self.xp.concatenate(pair, axis=1) for pair in zip(prompts, seen, strict=True)]  # (B, P + T, K, D)
-        before = seen[0].shape[1] - x.shape[1]
-        lse = states.lse.transpose(0, 2, 1).reshape(len(x), seen[0].shape[2], -1, x.shape[1], 1)  # (B, K, H/K, T, 1)
+            keys, values = (self.xp.concatenate(pair, axis=1) for pair in zip(prompts, (keys, values), strict=True))
+        before = keys.shape[1] - x.shape[1]
+        lse = states.lse.transpose(0, 2, 1).reshape(len(x), keys.shape[2], -1, x.shape[1], 1)  # (B, K, H/K, T, 1)
         dq, *dseen, _ = self.attention_backward(
-            dmixed.reshape(states.mixed.shape), states.queries, *seen, None, AttentionRules(rules.scale), states.mixed,
-            lse,
+            dmixed.reshape(states.mixed.shape), states.queries, keys, values, None, AttentionRules(rules.scale),
+            states.mixed, lse,
         )  # fmt: skip
 
         normed, inverse_rms = self.rms_norm(stream, norm, rules.eps[0])
@@ -515,11 +517,11 @@ class ReferenceBackend:
         dprompts = [d[:, :before] for d in dseen] if prompts else []
         return dx.reshape(x.shape), dprompts, [dnorm, dnext, *dqkv, *doutput, *dmlp]
 
-    def swiglu_mlp_saved(self, x: Array, gate: Array, up: Array, down: Array, factors: Array) -> tuple[Any, ...]:
-        """What the gradients of `swiglu_mlp` need, where x gate^T and x up^T are known: side by side, (N, 2 I)."""
-        rows, *matrices = map(self.operand, (x, gate, up, down))
-        gated, upper = self.xp.split(factors, 2, axis=1)
-        return rows, matrices, gated, upper, self.operand(self.swiglu(gated, upper))
+    def _factors(self, both: Array) -> tuple[Array, Array, Array]:
+        """The two factors of a block with a gate, of which both (N, 2 I) is the one beside the other, and the product
+        that they are of."""
+        gated, upper = self.xp.split(both, 2, axis=1)
+        return gated, upper, self.operand(self.swiglu(gated, upper))
 
     def grouped_swiglu_mlp(
         self, x: Array, gate: Array, up: Array, down: Array, offsets: Sequence[int]

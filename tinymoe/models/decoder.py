@@ -13,26 +13,20 @@ import numpy as np
 
 from .. import generate, ops
 from ..backend import current
-from ..backend.reference import Array, LayerRules
-from ..nn.attention import Attention, Places
+from ..backend.reference import Array
+from ..nn.attention import Places
 from ..nn.cache import KVCache, LayerCache
 from ..nn.config import Config
-from ..nn.mlp import MLP
-from ..nn.module import Embedding, Linear, Module, are_plain, make, part
-from ..nn.norm import RMSNorm, add_and_norm
+from ..nn.module import Embedding, Linear, Module, make, part
+from ..nn.norm import add_and_norm
 from ..nn.parts import by_lanes
-from ..nn.recorder import collecting, is_recording, recording
-from ..tensor import OPS, Tensor, are_own, is_tape_kept, no_grad
+from ..nn.recorder import collecting, recording
+from ..tensor import Tensor, no_grad
 from .compiled import compiled_logits, compiled_texts
+from .whole_layer import whole_layer
 
 if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
-
-
-# What `llama_layer` stands in for, unless a learner's has taken its place.
-_LLAMA_OPS = (
-    "add", "add_rms_norm", "attention", "linear", "linears", "qkv_rope", "rms_norm", "rope", "swiglu", "swiglu_mlp"
-)  # fmt: skip
 
 
 @part("layer", "pre_norm")
@@ -47,32 +41,12 @@ class DecoderLayer(Module):
         self.mlp = make("mlp", c.mlp_types[index], c, rng)
 
     def __call__(self, x: Tensor, places: Places, cache: LayerCache | None = None) -> Tensor:
-        """x (B, T, C) -> the same shape. One operation, if it is Llama's layer and nobody looks inside."""
-        if cache is None and places.q_documents is None and self.is_llama() and not (is_recording() or is_tape_kept()):
-            return ops.llama_layer(x, *self.weights(), rules=self.rules(places.cos, places.sin))
+        """x (B, T, C) -> the same shape."""
+        if cache is None and (y := whole_layer(self, x, places)) is not None:
+            return y
         attended = self.self_attn(self.input_layernorm(x), places, cache)
         x, normed = add_and_norm(x, attended, self.post_attention_layernorm)
         return x + self.mlp(normed)
-
-    def is_llama(self) -> bool:
-        """Whether it is made of Llama's parts and plain matrices, and nobody has put an operation of his own there."""
-        parts = (self.input_layernorm, self.self_attn, self.post_attention_layernorm, self.mlp)
-        known = tuple(map(type, parts)) == (RMSNorm, Attention, RMSNorm, MLP)
-        return known and are_plain(*self._linears()) and are_own(*(OPS[name] for name in _LLAMA_OPS))
-
-    def weights(self) -> list[Tensor]:
-        """Those of both norms, then of all matrices, as `llama_layer` takes them."""
-        return [part.weight for part in (self.input_layernorm, self.post_attention_layernorm, *self._linears())]
-
-    def rules(self, cos: Array, sin: Array) -> LayerRules:
-        """What else `llama_layer` has to know."""
-        attention, eps = self.self_attn, (self.input_layernorm.eps, self.post_attention_layernorm.eps)
-        return LayerRules(cos, sin, attention.head_dim, attention.scale, eps)
-
-    def _linears(self) -> list[Linear]:
-        attention, mlp = self.self_attn, self.mlp
-        its = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
-        return [*its, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
 
 
 class Decoder(Module):

@@ -18,6 +18,7 @@ from ..backend import current
 from ..backend.reference import Array, LayerRules, LayerStates
 from ..models.compiled import decoder_weights
 from ..models.decoder import CausalLM, Decoder
+from ..models.whole_layer import is_llama, layer_rules, layer_weights
 from ..nn.cache import KVCache, SharedPrompt
 from ..nn.position import RotaryEmbedding
 from ..ops import Result, op
@@ -72,8 +73,8 @@ def recalled(decoder: Decoder, ids: Array, cache: KVCache, rows: Array, states: 
     x = decoder.embed_tokens(ids)
     for i, (layer, held) in enumerate(zip(decoder.layers, cache.layers, strict=True)):
         assert isinstance(held, SharedPrompt)
-        kept, rules = states.of_layer(i, ids.shape[1]), layer.rules(*turns[decoder.layer_types[i]])
-        x = recalled_layer(x, *held.prompts, *layer.weights(), states=kept, rows=rows, rules=rules)
+        kept, rules = states.of_layer(i, ids.shape[1]), layer_rules(layer, *turns[decoder.layer_types[i]])
+        x = recalled_layer(x, *held.prompts, *layer_weights(layer), states=kept, rows=rows, rules=rules)
     return decoder.norm(x)
 
 
@@ -114,4 +115,4 @@ def _is_known(model: CausalLM) -> bool:
     if decoder_weights(model) is None:
         return False
     turned = all(type(turn) is RotaryEmbedding for turn in model.model.positions.values())
-    return turned and all(layer.is_llama() for layer in model.model.layers)
+    return turned and all(map(is_llama, model.model.layers))
