@@ -32,9 +32,9 @@ course:  ## open the course in JupyterLab (COURSE_ARGS="--no-browser" and the li
 test:  ## the package's and the course's tests, without PyTorch, and their coverage (PYTEST_ARGS="-k tokenizer")
 	$(call setup,.venv,test)
 	@$(PY) -m coverage erase
-	$(PY) -m coverage run -m pytest $(UNITS) $(PYTEST_ARGS)
+	$(PY) -m coverage run -m pytest $(UNITS) -n 2 $(PYTEST_ARGS)
 	@echo "Once more, without Numba's compiler, the tests of the kernels: now coverage sees inside them"
-	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest $(UNITS) -m kernels $(PYTEST_ARGS)
+	NUMBA_DISABLE_JIT=1 $(PY) -m coverage run -m pytest $(UNITS) -m kernels -n 2 $(PYTEST_ARGS)
 	@$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report $(if $(PYTEST_ARGS),--fail-under=0)
 

@@ -54,6 +54,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+@pytest.fixture(scope="module")
+def alone() -> Iterator[ReferenceBackend]:
+    """Numba's backend, with products made by one thread each, and by us, on whatever processor."""
+    from tinymoe.backend import numba_cpu
+
+    backend = numba_cpu.NumbaBackend()
+    with pytest.MonkeyPatch.context() as patch, backend.one_thread_each():
+        patch.setattr(numba_cpu, "FASTER", True)
+        yield backend
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     random.seed(0)

@@ -20,15 +20,6 @@ from tinymoe.backend.numba_product import DEPTH, NEAR, PANEL, ROWS
 SIZES = st.one_of(st.integers(1, 3 * ROWS), st.sampled_from([PANEL - 1, PANEL, PANEL + 1, 2 * PANEL, 5 * PANEL + 7]))
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """A backend whose products are made by one thread each, and by us, on whatever processor."""
-    backend = NumbaBackend()
-    with pytest.MonkeyPatch.context() as patch, backend.one_thread_each():
-        patch.setattr(numba_cpu, "FASTER", True)
-        yield backend
-
-
 def frozen(array):
     array.flags.writeable = False
     return array

@@ -23,15 +23,6 @@ from tinymoe.backend.numba_cpu import NumbaBackend
 SHAPE = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """A backend whose products are made by one thread each, and by us, on whatever processor."""
-    backend = NumbaBackend()
-    with pytest.MonkeyPatch.context() as patch, backend.one_thread_each():
-        patch.setattr(numba_cpu, "FASTER", True)
-        yield backend
-
-
 @pytest.fixture
 def asked(monkeypatch):
     """How often layers are computed as a whole, in a backend that has one thread."""
