@@ -92,12 +92,13 @@ def recalled_layer(
     """A layer of Llama whose results are known: x (B, T, C) -> states.end (B, T, C).
 
     prompt_keys and prompt_values (n_p, P, K, D) are what the texts look back at, text i at number rows[i]. The vjp is
-    the layer's, written out: through SwiGLU and its norm, attention and its norm, with the residual stream beside both.
+    that of `llama_layer`, and sums up what the texts of a prompt give back for it.
     """
     prompts = prompt_keys, prompt_values
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        seen, needs = [its[rows] for its in prompts], (ctx.needs[0], *ctx.needs[3:])  # (B, P, K, D) each
+        seen = [its[rows] for its in prompts]  # (B, P, K, D) each
+        needs = ctx.needs[0], *ctx.needs[3:]
         dx, dseen, dweights = ctx.backend.llama_layer_backward(g, x, weights, rules, states, seen, needs)
         dprompts = (_by_prompt(ctx, d, rows, prompt_keys.shape) for d in dseen)
         return dx, *dprompts, *dweights
